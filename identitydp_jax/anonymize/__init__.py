@@ -1,0 +1,1 @@
+"""Anonymizing aligned faces, whole photos and folders of files."""

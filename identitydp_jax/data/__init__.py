@@ -1,0 +1,1 @@
+"""Faces: detection, alignment, sources and input pipelines."""

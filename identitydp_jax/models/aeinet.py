@@ -1,0 +1,202 @@
+"""The adaptive embedding integration network: attribute encoder and AAD generator.
+
+Section III of IdentityDP (arXiv 2103.01745) takes the network of FaceShifter (arXiv 1912.13457):
+a U-Net turns a face into attribute maps, and a generator of adaptive attentional
+denormalization (AAD) blocks draws a face from an identity embedding and those maps.
+"""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from identitydp_jax.checks import UserError, one_of, positive
+from identitydp_jax.models.layers import Conv, double, instance_norm
+
+_DIMENSION = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class AEIConfig:
+    """Shape of the network; the defaults are the paper's size in its 1x1 variant.
+
+    Attributes:
+      resolution: side of the square face in pixels: 64, 128, 256 or 512.
+      width: multiplies every channel count.
+      attribute_kernel: size of the convolutions that read attribute maps and draw masks, 1 or 3.
+      mask: `"one"` attention channel for all features or one per `"channel"`.
+      norm: normalisation of the AAD layers, `"instance"` or `"batch"`.
+      output: last activation, `"tanh"` or `"sigmoid"` (rescaled to [-1, 1]).
+      identity_dimension: length of the identity embedding.
+    """
+
+    resolution: int = 256
+    width: float = 1.0
+    attribute_kernel: int = 1
+    mask: str = "one"
+    norm: str = "instance"
+    output: str = "tanh"
+    identity_dimension: int = _DIMENSION
+
+    def __post_init__(self):
+        """Raise `UserError` on a value that no network has."""
+        if self.resolution not in (64, 128, 256, 512):
+            raise UserError(f"resolution is {self.resolution}: choose 64, 128, 256 or 512")
+        positive("width", self.width)
+        if self.attribute_kernel not in (1, 3):
+            raise UserError(f"attribute_kernel is {self.attribute_kernel}: choose 1 or 3")
+        one_of("mask", self.mask, ("one", "channel"))
+        one_of("norm", self.norm, ("instance", "batch"))
+        one_of("output", self.output, ("tanh", "sigmoid"))
+
+    @property
+    def levels(self) -> int:
+        """Number of halvings from the face to the 2x2 bottleneck."""
+        return int(math.log2(self.resolution)) - 1
+
+    def channels(self, count: int) -> int:
+        """Scale a full-width channel count by `width`, at least 1."""
+        return max(1, round(count * self.width))
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over (N, H, W): batch statistics when `train`, else running ones."""
+
+    affine: bool = True
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        """Map (N, H, W, C) to the same shape; `train` also updates `batch_stats` when mutable."""
+        return nn.BatchNorm(
+            use_running_average=not train, momentum=0.98, epsilon=1e-5, use_bias=self.affine,
+            use_scale=self.affine, name="norm",
+        )(x)
+
+
+class AttributeEncoder(nn.Module):
+    """U-Net of 4x4 convolutions; its bottleneck and decoder maps are the attribute maps."""
+
+    config: AEIConfig
+
+    @nn.compact
+    def __call__(self, faces, *, train: bool):
+        """Map faces (N, R, R, 3) in [-1, 1] to `levels + 1` maps of sides 2, 4, ..., R."""
+        config = self.config
+        widths = [config.channels(min(32 * 2**i, 1024)) for i in range(config.levels)]
+        x, skips = faces, []
+        for i, features in enumerate(widths):
+            x = Conv(features, 4, 2, 1, use_bias=False, name=f"down{i}")(x)
+            x = BatchNorm(name=f"down{i}_norm")(x, train=train)
+            x = nn.leaky_relu(x, 0.1)
+            skips.append(x)
+        maps = [skips.pop()]
+        for i, skip in enumerate(reversed(skips)):
+            x = Conv(skip.shape[-1], 4, use_bias=False, transpose=True, name=f"up{i}")(maps[-1])
+            x = BatchNorm(name=f"up{i}_norm")(x, train=train)
+            maps.append(jnp.concatenate([nn.leaky_relu(x, 0.1), skip], axis=-1))
+        return [*maps, double(maps[-1])]
+
+
+class AADLayer(nn.Module):
+    """Adaptive attentional denormalization (FaceShifter, equations 2 to 5)."""
+
+    config: AEIConfig
+
+    @nn.compact
+    def __call__(self, h, attribute, identity, *, train: bool):
+        """Blend attribute- and identity-denormalised features h (N, S, S, C) by a learned mask."""
+        config, features = self.config, h.shape[-1]
+        size = config.attribute_kernel
+        if config.norm == "batch":
+            h = BatchNorm(affine=False, name="norm")(h, train=train)
+        else:
+            h = instance_norm(h)
+        att = Conv(2 * features, size, padding=size // 2, name="attribute")(attribute)
+        gamma_att, beta_att = jnp.split(att, 2, axis=-1)
+        idt = nn.Dense(2 * features, dtype=h.dtype, name="identity")(identity)
+        gamma_id, beta_id = jnp.split(idt[:, None, None], 2, axis=-1)
+        mask_features = 1 if config.mask == "one" else features
+        mask = nn.sigmoid(Conv(mask_features, size, padding=size // 2, name="mask")(h))
+        by_attribute = gamma_att * h + beta_att
+        by_identity = gamma_id * h + beta_id
+        return by_attribute + mask * (by_identity - by_attribute)
+
+
+class AADBlock(nn.Module):
+    """Residual block of AAD layers; the skip is learned where the channel count changes."""
+
+    config: AEIConfig
+    features: int
+
+    @nn.compact
+    def __call__(self, h, attribute, identity, *, train: bool):
+        """Map h (N, S, S, C) to (N, S, S, features)."""
+
+        def layer(x, features, name):
+            x = AADLayer(self.config, name=f"{name}_aad")(x, attribute, identity, train=train)
+            return Conv(features, 3, padding=1, use_bias=False, name=f"{name}_conv")(nn.relu(x))
+
+        x = layer(h, h.shape[-1], "first")
+        x = layer(x, self.features, "second")
+        skip = h if h.shape[-1] == self.features else layer(h, self.features, "skip")
+        return x + skip
+
+
+class Generator(nn.Module):
+    """AAD generator: identity embedding and attribute maps to a face."""
+
+    config: AEIConfig
+
+    @nn.compact
+    def __call__(self, identity, attributes, *, train: bool):
+        """Map identity (N, D) of unit norm and the encoder's maps to faces (N, R, R, 3) in [-1, 1]."""
+        config = self.config
+        blocks = config.levels + 1
+        # Read from the last block back: 3, 64, 128, ... up to 1024.
+        widths = [config.channels(min(64 * 2**i, 1024)) for i in range(blocks)]
+        widths = [3, *widths][:blocks][::-1]
+        lift = config.channels(1024)
+        # A unit vector of D entries has entries near D^-1/2; dense layers start best at 1.
+        identity = identity * math.sqrt(config.identity_dimension)
+        h = nn.Dense(4 * lift, dtype=identity.dtype, name="lift")(identity).reshape(-1, 2, 2, lift)
+        for i, (features, attribute) in enumerate(zip(widths, attributes, strict=True)):
+            h = AADBlock(config, features, name=f"block{i}")(h, attribute, identity, train=train)
+            if i + 1 < blocks:
+                h = double(h)
+        return jnp.tanh(h) if config.output == "tanh" else 2 * nn.sigmoid(h) - 1
+
+
+class AEINet(nn.Module):
+    """Attribute encoder and generator as one network with parameters `encoder`, `generator`."""
+
+    config: AEIConfig
+
+    def setup(self):
+        """Name the two parts."""
+        self.encoder = AttributeEncoder(self.config, name="encoder")
+        self.generator = Generator(self.config, name="generator")
+
+    def attributes(self, faces, *, train: bool = False):
+        """Attribute maps of faces (N, R, R, 3) in [-1, 1]."""
+        return self.encoder(faces, train=train)
+
+    def draw(self, identity, attributes, *, train: bool = False):
+        """Faces (N, R, R, 3) in [-1, 1] from unit embeddings (N, D) and attribute maps."""
+        return self.generator(identity, attributes, train=train)
+
+    def __call__(self, faces, identity, *, train: bool = False):
+        """Draw the faces again with another identity."""
+        return self.draw(identity, self.attributes(faces, train=train), train=train)
+
+
+def variable_shapes(config: AEIConfig):
+    """Shapes and dtypes of all variables, without computing anything."""
+    side = config.resolution
+    return jax.eval_shape(
+        AEINet(config).init,
+        jax.random.key(0),
+        jnp.zeros((1, side, side, 3)),
+        jnp.zeros((1, config.identity_dimension)),
+    )

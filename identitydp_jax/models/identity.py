@@ -1,0 +1,70 @@
+"""Identity encoders by name or file: the frozen ArcFace r_id of the paper's Section 4.1."""
+
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from identitydp_jax.checks import UserError
+from identitydp_jax.models import iresnet, mobilefacenet
+from identitydp_jax.weights import cache, onnx_file, registry
+
+_LAYOUTS = {"MobileFaceNet": mobilefacenet, "IResNet": iresnet}
+_FACE = jax.ShapeDtypeStruct((1, 112, 112, 3), jnp.float32)
+
+
+def load_encoder(
+    name_or_path: str | pathlib.Path = "w600k_mbf",
+) -> tuple[Callable[[dict, jax.Array], jax.Array], dict]:
+    """Load a pretrained identity encoder.
+
+    Args:
+      name_or_path: a name that `identitydp weights list` shows as an encoder (fetched into the
+        cache if it is absent), or the path of an ArcFace ONNX file: MobileFaceNet, IResNet-50/100.
+
+    Returns:
+      `apply(params, faces)` and `params`, a plain tree of float32 arrays. `apply` is pure and maps
+      faces `(N, 112, 112, 3)` float32 RGB in [-1, 1], aligned as ArcFace wants them, to
+      L2-normalised embeddings `(N, 512)` float32.
+
+    Raises:
+      UserError: the file is missing, damaged, or holds no network of a known layout.
+    """
+    if str(name_or_path) in registry.WEIGHTS:
+        path = cache.path(str(name_or_path))
+    else:
+        path = pathlib.Path(name_or_path)
+        if not path.is_file():
+            raise UserError(f"{path}: neither a pretrained encoder ({_names()}) nor an ONNX file")
+    network, params = _convert(onnx_file.read(path), path)
+    params = jax.tree.map(jnp.asarray, params)
+    return lambda params, faces: network.apply({"params": params}, faces), params
+
+
+def _convert(model: onnx_file.OnnxModel, path: pathlib.Path) -> tuple:
+    """Return the network and parameters of the layout that the graph has."""
+    reasons = []
+    for name, layout in _LAYOUTS.items():
+        try:
+            network, params = layout.convert(model)
+            _check_shapes(network, params)
+        except (ValueError, IndexError, TypeError) as error:
+            reasons.append(f"no {name}: {error}")
+        else:
+            return network, params
+    raise UserError(f"{path}: not an ArcFace encoder of a known layout ({'; '.join(reasons)})")
+
+
+def _check_shapes(network, params: dict) -> None:
+    """Raise ValueError unless `params` is what `network` initialises to."""
+    expected = jax.eval_shape(network.init, jax.random.key(0), _FACE)["params"]
+    found = jax.tree.map(jnp.shape, params)
+    wanted = jax.tree.map(jnp.shape, expected)
+    if found != wanted:
+        raise ValueError("its weights have other shapes")
+
+
+def _names() -> str:
+    files = registry.WEIGHTS.values()
+    return ", ".join(file.name for file in files if file.purpose == "identity encoder")

@@ -1,0 +1,126 @@
+"""The training loop."""
+
+import math
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from identitydp_jax import sharding
+from identitydp_jax.checks import UserError
+from identitydp_jax.data.folder import training_batches
+from identitydp_jax.models.aeinet import AEINet
+from identitydp_jax.models.identity import load_encoder
+from identitydp_jax.models.identity_crop import identity_crop
+from identitydp_jax.privacy.mechanism import random_identity
+from identitydp_jax.training import state as states
+from identitydp_jax.training.checkpoint import Checkpoints
+from identitydp_jax.training.recorder import Recorder
+from identitydp_jax.training.step import make_step, to_float
+
+_SHOWN = 8
+
+
+def train(config, workdir) -> states.TrainState:
+    """Train as `config` says until `config.steps`, continuing what `workdir` already holds.
+
+    Args:
+      config: a training configuration (see `configs/`).
+      workdir: folder for checkpoints, metrics and pictures; made if it is missing.
+
+    Returns:
+      The final state.
+
+    Raises:
+      UserError: a value of the configuration, the data or the folder can't be used, or a loss
+        stopped being finite.
+    """
+    workdir = _made(workdir)
+    mesh = sharding.make_mesh()
+    sharding.check_divisible(config.batch_size, mesh)
+    everywhere, split = sharding.replicated(mesh), sharding.over_batch(mesh)
+    encode, encoder_params = load_encoder(config.encoder)
+    encoder_params = jax.device_put(encoder_params, everywhere)
+    step = jax.jit(
+        make_step(config, encode),
+        in_shardings=(everywhere, everywhere, split, everywhere),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )
+    show = jax.jit(_make_show(config, encode))
+    root = jax.random.key(config.seed)
+    recorder = Recorder(workdir)
+    network = {"network": dict(config.network), "discriminator": dict(config.discriminator)}
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", every=config.checkpoint_every, keep=config.keep, network=network
+    )
+    with checkpoints:
+        state = checkpoints.restore(jax.device_put(states.create(config), everywhere))
+        start = int(state.step)
+        batches = training_batches(
+            config.data, resolution=config.network.resolution, batch_size=config.batch_size,
+            seed=config.seed, start=start, stop=config.steps,
+        )
+        since = time.perf_counter()
+        progress = tqdm(
+            range(start, config.steps), initial=start, total=config.steps, unit="step",
+            mininterval=10,
+        )
+        for i in progress:
+            faces = jax.device_put(next(batches), split)
+            state, metrics = step(state, encoder_params, faces, jax.random.fold_in(root, i))
+            done = i + 1
+            if done % config.log_every == 0 or done == config.steps:
+                values = _checked({k: float(v) for k, v in metrics.items()}, done)
+                seconds, since = time.perf_counter() - since, time.perf_counter()
+                values["images_per_second"] = config.log_every * config.batch_size / seconds
+                recorder.scalars(done, values)
+                progress.set_postfix(
+                    total=f"{values['total']:.3f}", cosine=f"{values['cosine_target']:.3f}"
+                )
+            if done % config.picture_every == 0 or done == config.steps:
+                rows = show(state.average, encoder_params, faces[:_SHOWN])
+                recorder.pictures(done, [np.asarray(row) for row in rows])
+            checkpoints.save(done, state, force=done == config.steps)
+    return state
+
+
+def _made(workdir) -> pathlib.Path:
+    workdir = pathlib.Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{workdir}: cannot be made ({error.strerror}); give another --workdir") from None
+    return workdir
+
+
+def _checked(values: dict[str, float], step: int) -> dict[str, float]:
+    """Return finite metrics, or stop the run before it saves what is broken."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"{name} is {value} at step {step}: stopped; the last checkpoint is sound, "
+                "run the same command with a lower learning_rate to continue from it"
+            )
+    return values
+
+
+def _make_show(config, encode):
+    """Build rows of pictures: faces, redrawn, with the next face's identity, with random ones."""
+    net = AEINet(states.network_config(config))
+
+    def show(variables, encoder_params, faces):
+        x = to_float(faces)
+        own = encode(encoder_params, identity_crop(x))
+        maps = net.apply(variables, x, method="attributes")
+        keys = jax.random.split(jax.random.key(0), (2, len(own)))
+        targets = [own, jnp.roll(own, 1, 0), *(random_identity(own.shape, key=k) for k in keys)]
+        drawn = [net.apply(variables, t, maps, method="draw") for t in targets]
+        return [faces, *(((y + 1) * 127.5 + 0.5).astype(jnp.uint8) for y in drawn)]
+
+    return show
+
+

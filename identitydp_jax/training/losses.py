@@ -1,0 +1,64 @@
+"""Losses of IdentityDP, equations 14 to 18; scalars in float32, means over the batch."""
+
+import jax.numpy as jnp
+import optax
+
+LOSSES = ("log", "hinge")
+
+
+def generator_adversarial(fake_logits, kind: str):
+    """L_adv as the generator sees it: the mean over scales of each scale's mean.
+
+    `log` is the non-saturating form of equation 14; `hinge` is -D(X^).
+    """
+    if kind == "hinge":
+        return _mean(-logits.mean() for logits in fake_logits)
+    return _mean(optax.sigmoid_binary_cross_entropy(x, jnp.ones_like(x)).mean() for x in fake_logits)
+
+
+def discriminator_adversarial(real_logits, fake_logits, kind: str):
+    """L_adv as the discriminator sees it (equation 14), or its hinge form."""
+    if kind == "hinge":
+        real = _mean(jnp.maximum(0.0, 1.0 - x).mean() for x in real_logits)
+        fake = _mean(jnp.maximum(0.0, 1.0 + x).mean() for x in fake_logits)
+        return real + fake
+    real = _mean(optax.sigmoid_binary_cross_entropy(x, jnp.ones_like(x)).mean() for x in real_logits)
+    fake = _mean(
+        optax.sigmoid_binary_cross_entropy(x, jnp.zeros_like(x)).mean() for x in fake_logits
+    )
+    return real + fake
+
+
+def cosine(a, b):
+    """Cosines (N,) of unit embeddings a, b (N, D)."""
+    return (a * b).sum(-1)
+
+
+def identity(embedding, target):
+    """L_id = 1 - cos(r_id(X^), r~_id) (equation 15), for unit embeddings (N, D)."""
+    return (1.0 - cosine(embedding, target)).mean()
+
+
+def attributes(maps, targets, reduction: str):
+    """L_att = 1/2 sum_k ||r_att^k(X^) - r_att^k(X)||^2 (equation 16).
+
+    `reduction` is `sum`, as printed, or `mean` over the entries of each map before the sum over k.
+    """
+    reduce = jnp.mean if reduction == "mean" else _batch_mean_of_sums
+    return 0.5 * sum(reduce((a - b) ** 2) for a, b in zip(maps, targets, strict=True))
+
+
+def reconstruction(drawn, faces, same, reduction: str):
+    """L_rec = 1/2 ||X^ - X||^2 where `same` (N,) is 1, zero where it is 0 (equation 17)."""
+    error = (drawn - faces) ** 2
+    per_face = error.mean((1, 2, 3)) if reduction == "mean" else error.sum((1, 2, 3))
+    return 0.5 * (same * per_face).mean()
+
+
+def _mean(terms):
+    terms = list(terms)
+    return sum(terms) / len(terms)
+
+
+def _batch_mean_of_sums(x):
+    return x.sum() / x.shape[0]

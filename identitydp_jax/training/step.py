@@ -1,0 +1,148 @@
+"""One step of the adversarial game, as one pure function of state, batch and key."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from identitydp_jax.models.aeinet import AEINet
+from identitydp_jax.models.identity_crop import identity_crop
+from identitydp_jax.privacy.calibration import l1_sensitivity
+from identitydp_jax.privacy.mechanism import laplace, random_identity
+from identitydp_jax.training import losses
+from identitydp_jax.training.state import (
+    TrainState,
+    discriminator_network,
+    network_config,
+    optimizer,
+)
+
+
+def to_float(faces):
+    """Map uint8 faces to float32 in [-1, 1]."""
+    return faces.astype(jnp.float32) / 127.5 - 1.0
+
+
+def draw_targets(own, *, key, mixture):
+    """Choose the identity that each face shall get.
+
+    Args:
+      own: (N, D) unit embeddings of the faces.
+      key: typed key of this step.
+      mixture: shares `same`, `other`, `noised` of faces that keep their own clean identity, take
+        that of the next face, or their own after Laplace noise; the rest takes a random one.
+        `epsilon` bounds the log-uniform certified budget of `noised`.
+
+    Returns:
+      Targets (N, D) of unit norm, and `same` (N,) float32: 1 where the target is the own identity.
+    """
+    count = own.shape[0]
+    choice_key, epsilon_key, noise_key, random_key = jax.random.split(key, 4)
+    low, high = (jnp.log(jnp.float32(e)) for e in mixture.epsilon)
+    epsilon = jnp.exp(jax.random.uniform(epsilon_key, (count,), minval=low, maxval=high))
+    scale = l1_sensitivity("certified-l2") / epsilon
+    noised = laplace(own, key=jax.random.split(noise_key, count), scale=scale)
+    random = random_identity(own.shape, key=jax.random.split(random_key, count))
+    other = jnp.roll(own, 1, axis=0)
+    u = jax.random.uniform(choice_key, (count, 1))
+    first = mixture.same
+    second = first + mixture.other
+    third = second + mixture.noised
+    targets = jnp.where(u < second, other, jnp.where(u < third, noised, random))
+    targets = jnp.where(u < first, own, targets)
+    return targets, (u[:, 0] < first).astype(jnp.float32)
+
+
+def make_step(config, encode):
+    """Build the step `(state, encoder_params, faces, key) -> (state, metrics)`.
+
+    Args:
+      config: a training configuration (see `configs/`).
+      encode: `encode(params, crops)` of the frozen identity encoder.
+
+    The step takes uint8 faces (N, R, R, 3) and a typed key, and returns float32 scalar metrics.
+    """
+    net, judge, transform = AEINet(network_config(config)), discriminator_network(config), optimizer(
+        config
+    )
+    weights = config.loss
+
+    def generator_loss(params, state, encoder_params, faces, targets, same):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        maps, updates = net.apply(
+            variables, faces, train=True, method="attributes", mutable=["batch_stats"]
+        )
+        drawn, more = net.apply(
+            variables, targets, maps, train=True, method="draw", mutable=["batch_stats"]
+        )
+        # Statistics are taken from real faces alone.
+        again, _ = net.apply(
+            variables, drawn, train=True, method="attributes", mutable=["batch_stats"]
+        )
+        embedding = encode(encoder_params, identity_crop(drawn))
+        logits = judge.apply({"params": state.discriminator}, drawn)
+        terms = {
+            "adversarial": losses.generator_adversarial(logits, weights.kind),
+            "identity": losses.identity(embedding, targets),
+            "attributes": losses.attributes(again, maps, weights.reduction),
+            "reconstruction": losses.reconstruction(drawn, faces, same, weights.reduction),
+        }
+        total = (
+            terms["adversarial"]
+            + weights.identity * terms["identity"]
+            + weights.attributes * terms["attributes"]
+            + weights.reconstruction * terms["reconstruction"]
+        )
+        batch_stats = {**state.batch_stats, **updates["batch_stats"], **more.get("batch_stats", {})}
+        return total, (terms, drawn, embedding, batch_stats)
+
+    def discriminator_loss(params, faces, drawn):
+        real, fake = (judge.apply({"params": params}, x) for x in (faces, drawn))
+        correct = [((a > 0).mean() + (b < 0).mean()) / 2 for a, b in zip(real, fake, strict=True)]
+        return losses.discriminator_adversarial(real, fake, weights.kind), sum(correct) / len(correct)
+
+    def step(state: TrainState, encoder_params, faces, key):
+        faces = to_float(faces)
+        own = encode(encoder_params, identity_crop(faces))
+        targets, same = draw_targets(own, key=key, mixture=config.mixture)
+
+        gradient = jax.value_and_grad(generator_loss, has_aux=True)
+        (total, aux), grads = gradient(state.params, state, encoder_params, faces, targets, same)
+        terms, drawn, embedding, batch_stats = aux
+        updates, moments = transform.update(grads, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        gradient = jax.value_and_grad(discriminator_loss, has_aux=True)
+        drawn = jax.lax.stop_gradient(drawn)
+        (judged, accuracy), judge_grads = gradient(state.discriminator, faces, drawn)
+        updates, judge_moments = transform.update(
+            judge_grads, state.discriminator_optimizer, state.discriminator
+        )
+        discriminator = optax.apply_updates(state.discriminator, updates)
+
+        # The average starts short, so that it follows the first steps.
+        count = state.step.astype(jnp.float32)
+        decay = jnp.minimum(config.average_decay, (1.0 + count) / (10.0 + count))
+        average = optax.incremental_update(
+            {"params": params, "batch_stats": batch_stats}, state.average, 1.0 - decay
+        )
+        changed = 1.0 - same
+        metrics = {
+            **terms,
+            "total": total,
+            "discriminator": judged,
+            "discriminator_accuracy": accuracy,
+            "gradient_norm": optax.global_norm(grads),
+            "discriminator_gradient_norm": optax.global_norm(judge_grads),
+            "cosine_target": _mean_where(changed, losses.cosine(embedding, targets)),
+            "cosine_original": _mean_where(changed, losses.cosine(embedding, own)),
+        }
+        state = TrainState(
+            state.step + 1, params, batch_stats, average, discriminator, moments, judge_moments
+        )
+        return state, metrics
+
+    return step
+
+
+def _mean_where(weights, values):
+    return (weights * values).sum() / jnp.maximum(weights.sum(), 1.0)

@@ -1,0 +1,1 @@
+"""Pretrained files: what exists, where each comes from, its hash and licence."""

@@ -1,0 +1,61 @@
+import argparse
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from identitydp_jax.checks import UserError
+from identitydp_jax.models import face_source
+from identitydp_jax.training import synthetic_source
+
+
+@pytest.fixture(autouse=True)
+def quick_faces(monkeypatch):
+    def face(params, *, key, resolution):
+        return jax.random.bits(key, (resolution, resolution, 3), np.uint8)
+
+    monkeypatch.setattr(face_source, "load", lambda: {})
+    monkeypatch.setattr(face_source, "face", face)
+
+
+def run(*words):
+    parser = argparse.ArgumentParser()
+    synthetic_source.add_parser(parser.add_subparsers())
+    return synthetic_source.run(parser.parse_args(["data", "synthetic", *map(str, words)]))
+
+
+def test_writes_a_folder_and_goes_on(tmp_path, capsys):
+    words = ("--resolution", 64, "--output", tmp_path, "--seed", 5)
+    assert run("--count", 2, *words) == 0
+    before = np.asarray(Image.open(tmp_path / "000001.png"))
+    assert run("--count", 3, *words) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("3 faces, 1 of them written now")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "000001.png")), before)
+    expected = face_source.face({}, key=jax.random.fold_in(jax.random.key(5), 2), resolution=64)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "000002.png")), expected)
+
+
+def test_seeds_differ(tmp_path):
+    for seed in (1, 2**32 - 1):
+        run("--count", 1, "--resolution", 64, "--output", tmp_path / str(seed), "--seed", seed)
+    one, other = (
+        np.asarray(Image.open(tmp_path / str(seed) / "000000.png")) for seed in (1, 2**32 - 1)
+    )
+    assert np.any(one != other)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--count", 0, "--count is 0: give 1 or more"),
+        ("--seed", 2**32 + 5, "--seed is 4294967301"),
+        ("--seed", -1, "--seed is -1"),
+        ("--resolution", 100, "--resolution is 100: choose one of"),
+    ],
+)
+def test_bad_settings_are_named(tmp_path, option, value, message):
+    words = {"--count": 1, "--output": tmp_path / "out", option: value}
+    with pytest.raises(UserError, match=message):
+        run(*(word for pair in words.items() for word in pair))
+    assert not (tmp_path / "out").exists()
