@@ -6,7 +6,9 @@ import ml_collections
 def get_config():
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.data = "faces"
+    # A folder of square faces in FFHQ framing, or "synthetic": generated into the workdir first.
+    config.data = "synthetic"
+    config.synthetic_faces = 5000
     config.encoder = "w600k_mbf"
 
     config.network = ml_collections.ConfigDict(
@@ -31,15 +33,19 @@ def get_config():
             "identity": 10.0,
             "attributes": 10.0,
             "reconstruction": 10.0,
+            # Beyond the paper: the share of L_rec outside the face where the identity changes,
+            # and the weight of the colour term.
+            "background": 1.0,
+            "colour": 50.0,
         }
     )
     config.learning_rate = 4e-4
     config.average_decay = 0.998
 
-    config.batch_size = 16
-    config.steps = 20_000
-    config.log_every = 50
-    config.picture_every = 250
-    config.checkpoint_every = 250
+    config.batch_size = 8
+    config.steps = 10_000
+    config.log_every = 100
+    config.picture_every = 500
+    config.checkpoint_every = 500
     config.keep = 2
     return config

@@ -20,7 +20,7 @@ _TILE, _OVERLAP = 1280, 160  # bounds the memory of one run, whatever the scale
 
 _SCORE = 0.4  # half of what lies between 0.4 and 0.5 in crowds is a face turned away or covered
 _TURNED_SCORE = 0.6  # a photo on its side is rare, a facade that looks like a face is not
-_SAME_FACE = 0.4  # intersection over union
+_SAME_FACE = 0.55  # shared part of the smaller box
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _to_photo(found: Detections, factors: np.ndarray) -> Detections:
 
 
 def _turn_back(coordinates: np.ndarray, turns: int, height: int, width: int) -> np.ndarray:
-    """Return where (..., 2) coordinates lay before `np.rot90(image, turns)`, image (height, width)."""
+    """Return where (..., 2) coordinates lay before `np.rot90` of an image (height, width)."""
     x, y = coordinates[..., 0], coordinates[..., 1]
     before = [(x, y), (width - 1 - y, x), (width - 1 - x, height - 1 - y), (y, height - 1 - x)]
     return np.stack(before[turns], axis=-1)
@@ -196,7 +196,11 @@ def _merge(found: list[Detections]) -> Detections:
 
 
 def _overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return the intersection over union of a box (4,) with each of boxes (N, 4)."""
+    """Return what a box (4,) shares with each of boxes (N, 4), over the smaller one's area.
+
+    Not over their union: half a face found at another scale is a small part of the union.
+    """
     sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
     shared = np.clip(sides, 0, None).prod(axis=1)
-    return shared / ((box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - shared)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return shared / np.minimum((box[2:] - box[:2]).prod(), areas)

@@ -151,7 +151,7 @@ class Generator(nn.Module):
 
     @nn.compact
     def __call__(self, identity, attributes, *, train: bool):
-        """Map identity (N, D) of unit norm and the encoder's maps to faces (N, R, R, 3) in [-1, 1]."""
+        """Map unit identities (N, D) and the encoder's maps to faces (N, R, R, 3) in [-1, 1]."""
         config = self.config
         blocks = config.levels + 1
         # Read from the last block back: 3, 64, 128, ... up to 1024.

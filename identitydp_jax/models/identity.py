@@ -49,7 +49,7 @@ def _convert(model: onnx_file.OnnxModel, path: pathlib.Path) -> tuple:
         try:
             network, params = layout.convert(model)
             _check_shapes(network, params)
-        except (ValueError, IndexError, TypeError) as error:
+        except (ValueError, IndexError) as error:
             reasons.append(f"no {name}: {error}")
         else:
             return network, params

@@ -6,6 +6,7 @@ norms are folded into the convolutions before them, as in the exported ONNX file
 """
 
 import itertools
+import re
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,7 @@ from identitydp_jax.weights.folding import Layer, channels_last, folded_layers
 from identitydp_jax.weights.onnx_file import OnnxModel
 
 _ONE_EACH_SIDE = ((1, 1), (1, 1))
+_KINDS = "(conv prelu ){2}(conv prelu conv prelu conv )+(conv prelu ){2}dense"
 
 
 class PReLU(nn.Module):
@@ -125,6 +127,9 @@ def convert(model: OnnxModel) -> tuple[MobileFaceNet, dict]:
     layers = folded_layers(model)
     if any(before.output not in after.inputs for before, after in itertools.pairwise(layers)):
         raise ValueError("layers do not follow each other")
+    kinds = " ".join(layer.op for layer in layers if layer.op != "add")
+    if not re.fullmatch(_KINDS, kinds):
+        raise ValueError("layers of other kinds or in another order")
     stem, stem_prelu, paired, paired_prelu, *body = layers
     *body, separate, separate_prelu, squeeze, squeeze_prelu, embed = body
     # ONNX groups neighbours: put the first of every pair into the first half, up to the layer

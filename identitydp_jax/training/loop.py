@@ -15,11 +15,13 @@ from identitydp_jax.data.folder import training_batches
 from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.models.identity_crop import identity_crop
+from identitydp_jax.models.pixels import to_float, to_uint8
 from identitydp_jax.privacy.mechanism import random_identity
 from identitydp_jax.training import state as states
 from identitydp_jax.training.checkpoint import Checkpoints
 from identitydp_jax.training.recorder import Recorder
-from identitydp_jax.training.step import make_step, to_float
+from identitydp_jax.training.step import make_step
+from identitydp_jax.training.synthetic_source import write_folder
 
 _SHOWN = 8
 
@@ -61,7 +63,8 @@ def train(config, workdir) -> states.TrainState:
         state = checkpoints.restore(jax.device_put(states.create(config), everywhere))
         start = int(state.step)
         batches = training_batches(
-            config.data, resolution=config.network.resolution, batch_size=config.batch_size,
+            _folder(config, workdir), resolution=config.network.resolution,
+            batch_size=config.batch_size,
             seed=config.seed, start=start, stop=config.steps,
         )
         since = time.perf_counter()
@@ -93,8 +96,23 @@ def _made(workdir) -> pathlib.Path:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{workdir}: cannot be made ({error.strerror}); give another --workdir") from None
+        raise UserError(f"{workdir}: cannot be made ({error.strerror})") from None
     return workdir
+
+
+def _folder(config, workdir) -> pathlib.Path:
+    """Return the folder of training faces; `synthetic` is written into the workdir first."""
+    if config.data != "synthetic":
+        return pathlib.Path(config.data)
+    folder = workdir / "faces"
+    write_folder(
+        folder,
+        count=config.synthetic_faces,
+        resolution=config.network.resolution,
+        seed=config.seed,
+        image_format="png",
+    )
+    return folder
 
 
 def _checked(values: dict[str, float], step: int) -> dict[str, float]:
@@ -119,7 +137,7 @@ def _make_show(config, encode):
         keys = jax.random.split(jax.random.key(0), (2, len(own)))
         targets = [own, jnp.roll(own, 1, 0), *(random_identity(own.shape, key=k) for k in keys)]
         drawn = [net.apply(variables, t, maps, method="draw") for t in targets]
-        return [faces, *(((y + 1) * 127.5 + 0.5).astype(jnp.uint8) for y in drawn)]
+        return [faces, *map(to_uint8, drawn)]
 
     return show
 

@@ -1,4 +1,4 @@
-"""Losses of IdentityDP, equations 14 to 18; scalars in float32, means over the batch."""
+"""Losses of IdentityDP, equations 14 to 18, and one more; float32 scalars, batch means."""
 
 import jax.numpy as jnp
 import optax
@@ -13,7 +13,7 @@ def generator_adversarial(fake_logits, kind: str):
     """
     if kind == "hinge":
         return _mean(-logits.mean() for logits in fake_logits)
-    return _mean(optax.sigmoid_binary_cross_entropy(x, jnp.ones_like(x)).mean() for x in fake_logits)
+    return _mean(_log_loss(x, 1.0) for x in fake_logits)
 
 
 def discriminator_adversarial(real_logits, fake_logits, kind: str):
@@ -22,11 +22,8 @@ def discriminator_adversarial(real_logits, fake_logits, kind: str):
         real = _mean(jnp.maximum(0.0, 1.0 - x).mean() for x in real_logits)
         fake = _mean(jnp.maximum(0.0, 1.0 + x).mean() for x in fake_logits)
         return real + fake
-    real = _mean(optax.sigmoid_binary_cross_entropy(x, jnp.ones_like(x)).mean() for x in real_logits)
-    fake = _mean(
-        optax.sigmoid_binary_cross_entropy(x, jnp.zeros_like(x)).mean() for x in fake_logits
-    )
-    return real + fake
+    real = _mean(_log_loss(x, 1.0) for x in real_logits)
+    return real + _mean(_log_loss(x, 0.0) for x in fake_logits)
 
 
 def cosine(a, b):
@@ -48,16 +45,33 @@ def attributes(maps, targets, reduction: str):
     return 0.5 * sum(reduce((a - b) ** 2) for a, b in zip(maps, targets, strict=True))
 
 
-def reconstruction(drawn, faces, same, reduction: str):
-    """L_rec = 1/2 ||X^ - X||^2 where `same` (N,) is 1, zero where it is 0 (equation 17)."""
-    error = (drawn - faces) ** 2
+def reconstruction(drawn, faces, weight, reduction: str):
+    """L_rec = 1/2 ||X^ - X||^2, pixels weighted by `weight` (N, R, R, 1) or (N, 1, 1, 1).
+
+    Equation 17 has weight 1 where identity and attributes come from one face and 0 elsewhere.
+    """
+    error = weight * (drawn - faces) ** 2
     per_face = error.mean((1, 2, 3)) if reduction == "mean" else error.sum((1, 2, 3))
-    return 0.5 * (same * per_face).mean()
+    return 0.5 * per_face.mean()
+
+
+def colour(drawn, faces):
+    """Half the mean squared difference of 8x8 block means: light and colours, no features."""
+
+    def blocks(x):
+        n, side, _, channels = x.shape
+        return x.reshape(n, side // 8, 8, side // 8, 8, channels).mean((2, 4))
+
+    return 0.5 * ((blocks(drawn) - blocks(faces)) ** 2).mean()
 
 
 def _mean(terms):
     terms = list(terms)
     return sum(terms) / len(terms)
+
+
+def _log_loss(logits, label: float):
+    return optax.sigmoid_binary_cross_entropy(logits, jnp.full_like(logits, label)).mean()
 
 
 def _batch_mean_of_sums(x):

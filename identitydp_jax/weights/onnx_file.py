@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from identitydp_jax.checks import UserError
@@ -47,7 +48,7 @@ def read(path: str | pathlib.Path) -> OnnxModel:
         raise UserError(f"{path}: no such file; give the path of an ONNX file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception:  # protobuf has no public error class of its own for a bad message
+    except DecodeError:
         raise UserError(f"{path}: not an ONNX file (or cut off); fetch it again") from None
     graph = proto.graph
     arrays = {tensor.name: _array(tensor, path) for tensor in graph.initializer}
@@ -76,7 +77,10 @@ def _array(tensor, path) -> np.ndarray:
     """Return a tensor's array, refusing data that lies in another file."""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         raise UserError(f"{path}: keeps its weights in other files; save it as one ONNX file")
-    return numpy_helper.to_array(tensor)
+    try:
+        return numpy_helper.to_array(tensor)
+    except (TypeError, ValueError):
+        raise UserError(f"{path}: weight {tensor.name!r} is damaged; fetch it again") from None
 
 
 def _attribute(attribute, path):

@@ -1,0 +1,135 @@
+"""The command `identitydp anonymize`: photos in, anonymized photos and a manifest out."""
+
+import argparse
+import pathlib
+import sys
+
+from identitydp_jax.checks import UserError
+
+_ON_NO_FACE = ("fail", "blur", "copy")
+_DONE, _FAILED, _NOTHING_FOUND = 0, 1, 3
+
+
+def add_parser(subparsers) -> None:
+    """Add `anonymize` to the program's subcommands."""
+    parser = subparsers.add_parser(
+        "anonymize",
+        help="replace every face in photos by the face of nobody",
+        description="Replace every face in JPEG, PNG and WebP photos. Results have the same name,"
+        " format and size, and no metadata but the colour profile; manifest.jsonl beside them says"
+        " what was done. The same command continues a stopped run.",
+        epilog="Exit status: 0 all done, 1 some failed (nothing is written for those), 2 wrong"
+        " usage, 3 no photo found.",
+    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder or quoted glob")
+    parser.add_argument("--output", "-o", required=True, metavar="DIR", help="folder for results")
+    parser.add_argument("--recursive", "-r", action="store_true", help="also do subfolders")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace results of other settings or origin"
+    )
+    _add_privacy_options(parser)
+    parser.add_argument(
+        "--model", default="default", help="name or file of a trained model (%(default)s)"
+    )
+    parser.add_argument(
+        "--min-face",
+        type=int,
+        default=20,
+        metavar="PX",
+        help="pixelate faces smaller than this instead of replacing them (%(default)s)",
+    )
+    parser.add_argument(
+        "--on-no-face",
+        choices=_ON_NO_FACE,
+        default="fail",
+        help="a photo without a face that the detector sees: write nothing and fail (the default),"
+        " write it blurred beyond recognition, or copy its pixels AS THEY ARE",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Anonymize; return 0 all done, 1 some failed, 3 nothing found."""
+    from identitydp_jax.anonymize import files
+
+    if args.min_face < 0:
+        raise UserError(f"--min-face is {args.min_face}: give a number of pixels from 0")
+    output = pathlib.Path(args.output).expanduser()
+    found = files.find(args.inputs, output, recursive=args.recursive)
+    for line in found.problems:
+        _tell(f"identitydp: error: {line}")
+    for line in found.skipped:
+        _tell(f"identitydp: {line}")
+    if not found.jobs:
+        _tell("identitydp: error: no photo found")
+        return _NOTHING_FOUND
+    return max(_run_batch(args, found.jobs, output), _FAILED if found.problems else _DONE)
+
+
+def _add_privacy_options(parser) -> None:
+    privacy = parser.add_argument_group("privacy")
+    privacy.add_argument(
+        "--epsilon",
+        type=float,
+        default=6.0,
+        help="privacy budget per face, smaller is more private (%(default)s)",
+    )
+    privacy.add_argument(
+        "--mechanism",
+        default="laplace",
+        help="laplace, or random: an identity that never saw the face (%(default)s)",
+    )
+    privacy.add_argument(
+        "--calibration",
+        default="certified-l2",
+        help="what epsilon is measured against: certified-l2, or paper (%(default)s)",
+    )
+    key = privacy.add_mutually_exclusive_group()
+    key.add_argument(
+        "--key-file",
+        metavar="FILE",
+        help="the secret master key of 256 bits, made with mode 0600"
+        " if absent (by default one in your own data folder)",
+    )
+    key.add_argument(
+        "--audit-seed",
+        type=int,
+        metavar="N",
+        help="take the noise from this number instead of a"
+        " secret: anybody can repeat it, and undo it; for audits and examples",
+    )
+
+
+def _run_batch(args, jobs, output: pathlib.Path) -> int:
+    """Do every photo; one that fails leaves a line and no result, and the others go on."""
+    from tqdm import tqdm
+
+    from identitydp_jax.anonymize.batch import Batch
+    from identitydp_jax.anonymize.manifest import Manifest
+
+    batch = Batch.prepare(args)
+    _tell(f"identitydp: {batch.describe()}")
+    counts = dict.fromkeys(("anonymized", "blurred", "copied", "already done", "failed"), 0)
+    with Manifest(output) as manifest, tqdm(jobs, unit="photo", disable=None) as bar:
+        for job in bar:
+            try:
+                counts[batch.do(job, output, manifest, overwrite=args.overwrite)] += 1
+            except Exception as error:
+                # Whatever went wrong in one photo, nothing was written for it.
+                counts["failed"] += 1
+                reason = _one_line(error)
+                bar.write(f"identitydp: error: {job.source}: {reason}", file=sys.stderr)
+                batch.record_failure(job, manifest, reason)
+    done = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    _tell(f"identitydp: {done} in {output}")
+    return _FAILED if counts["failed"] else _DONE
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(f"{type(error).__name__}: {text}".split())[:300]
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -1,0 +1,123 @@
+"""Stages I to III on aligned faces: embed, perturb, draw."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from identitydp_jax.checks import UserError
+from identitydp_jax.models import pretrained
+from identitydp_jax.models.aeinet import AEIConfig, AEINet
+from identitydp_jax.models.identity import load_encoder
+from identitydp_jax.models.identity_crop import identity_crop
+from identitydp_jax.models.pixels import to_float, to_uint8
+from identitydp_jax.privacy import PrivacySetting, perturb
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained network with its frozen identity encoder.
+
+    Attributes:
+      name: as it was asked for.
+      config: shape of the network.
+      params: `network` and `encoder`, the variables of both.
+      encode: `encode(params, crops)` of the encoder.
+      sha256: hexadecimal digest of the network's file.
+    """
+
+    name: str
+    config: AEIConfig
+    params: Any
+    encode: Any
+    sha256: str
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the aligned faces that the model takes and gives."""
+        return self.config.resolution
+
+
+def load_model(name_or_path: str = "default") -> Model:
+    """Load a model by name (`default` ships with the package) or from a file of `train --export`.
+
+    The identity encoder comes from the weights cache, fetched on first use.
+
+    Raises:
+      UserError: there is no such model, or the encoder can't be had.
+    """
+    file = pretrained.load(name_or_path)
+    encode, encoder_params = load_encoder(file.encoder)
+    params = {"network": file.variables, "encoder": encoder_params}
+    return Model(str(name_or_path), file.config, params, encode, file.sha256)
+
+
+def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.ndarray:
+    """Replace the identities of aligned faces (section III of the paper, stages I to III).
+
+    Args:
+      model: from `load_model`.
+      faces: uint8 sRGB (N, R, R, 3), R = `model.resolution`, in the model frame (`align`).
+      keys: N typed threefry keys, one per face; never use one for two faces.
+      setting: the privacy mechanism and its budget. The guarantee is that of `privacy.perturb`:
+        it covers the identity embedding, given the attribute maps.
+
+    Returns:
+      uint8 sRGB (N, R, R, 3). The pixels of a face depend on the face, its key, the model and the
+      setting, and not on the batch that it is in.
+
+    Raises:
+      UserError: the faces have another shape or dtype, or the keys are not one per face.
+    """
+    side = model.resolution
+    if faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[1:] != (side, side, 3):
+        raise UserError(
+            f"faces are {faces.dtype} {faces.shape}: this model takes uint8 (N, {side}, {side}, 3)"
+        )
+    count = len(faces)
+    if keys.shape != (count,):
+        raise UserError(f"keys have shape {keys.shape}: give one key for each of {count} faces")
+    if count == 0:
+        return np.zeros((0, side, side, 3), np.uint8)
+    # Few sizes of batches mean few compilations; the padding repeats the last face.
+    index = np.minimum(np.arange(_padded(count)), count - 1)
+    drawn = _anonymize(model.config, model.encode, setting, model.params, faces[index], keys[index])
+    return np.asarray(drawn)[:count]
+
+
+def embed_faces(model: Model, faces) -> np.ndarray:
+    """Identity embeddings (N, 512), unit L2, of aligned uint8 faces (N, R, R, 3)."""
+    return np.asarray(_embed(model.encode, model.params, faces))
+
+
+def _chunk() -> int:
+    """Faces computed side by side: always this many, so that a batch can't change a face."""
+    return 1 if jax.default_backend() == "cpu" else 32
+
+
+def _padded(count: int) -> int:
+    chunks = -(-count // _chunk())
+    return _chunk() * 2 ** (chunks - 1).bit_length()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _anonymize(config, encode, setting, params, faces, keys):
+    net = AEINet(config)
+
+    def chunk(batch):
+        x, key = to_float(batch[0]), batch[1]
+        identity = encode(params["encoder"], identity_crop(x))
+        noised = perturb(identity, key=key, setting=setting)
+        y = net.apply(params["network"], x, noised)
+        return to_uint8(y)
+
+    size = _chunk()
+    split = faces.reshape(-1, size, *faces.shape[1:]), keys.reshape(-1, size)
+    return jax.lax.map(chunk, split).reshape(faces.shape)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed(encode, params, faces):
+    return encode(params["encoder"], identity_crop(to_float(faces)))

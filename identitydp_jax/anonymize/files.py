@@ -1,0 +1,179 @@
+"""Which photos a command means, where their results go, and writing them whole or not at all."""
+
+import dataclasses
+import glob
+import os
+import pathlib
+
+from identitydp_jax.anonymize import manifest
+from identitydp_jax.checks import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One photo to do: the path to read, and the name under the output folder, with "/"."""
+
+    source: pathlib.Path
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What the inputs of a command come to.
+
+    Attributes:
+      jobs: the photos.
+      problems: one line for each input or folder that cannot be read.
+      skipped: one line for each kind of file that was left out.
+    """
+
+    jobs: list[Job]
+    problems: list[str]
+    skipped: list[str]
+
+
+def find(inputs: list[str], output: pathlib.Path, *, recursive: bool) -> Found:
+    """Find the photos that files, folders and quoted globs name.
+
+    A folder stands for the photos in it, with `recursive` also for those in its subfolders; the
+    results lie in `output` as the photos do in the folder. Hidden files, the output folder and
+    what an earlier run wrote (its manifest tells) are left out.
+
+    Raises:
+      UserError: a result would replace an input, or two photos would have the same result.
+    """
+    walk = _Walk(output, recursive)
+    for given in inputs:
+        walk.add(given)
+    jobs = list({(job.source.resolve(), job.name): job for job in walk.jobs}.values())
+    _check_results(jobs, output)
+    return Found(jobs, walk.problems, walk.skipped())
+
+
+def write(path: pathlib.Path, data: bytes) -> None:
+    """Write a file so that the name `path` only ever stands for whole content.
+
+    Raises:
+      OSError: the folder cannot be written or is full; nothing stays behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")  # one run per output folder, so nobody else's
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+class _Walk:
+    """Collects jobs, and what stood in the way, over several inputs."""
+
+    def __init__(self, output: pathlib.Path, recursive: bool):
+        self.jobs: list[Job] = []
+        self.problems: list[str] = []
+        self._output = output.resolve()
+        self._recursive = recursive
+        self._written: dict[pathlib.Path, dict[str, str]] = {}
+        self._ours = 0
+        self._others: dict[str, int] = {}
+
+    def add(self, given: str) -> None:
+        path = pathlib.Path(given).expanduser()
+        try:
+            if path.is_dir():
+                self._add_folder(path)
+            elif path.exists():
+                self._add_file(path, path.name)
+            elif glob.has_magic(given):
+                self._add_glob(given)
+            else:
+                self.problems.append(f"{given}: no such file or folder")
+        except OSError as error:
+            self.problems.append(f"{given}: {error.strerror}")
+
+    def skipped(self) -> list[str]:
+        """Return a line for each kind of file that was left out."""
+        lines = [
+            f"left out {count} {suffix or 'suffixless'} file{'s' * (count > 1)}"
+            f": only {', '.join(SUFFIXES)} are read from folders"
+            for suffix, count in sorted(self._others.items())
+        ]
+        if self._ours:
+            lines.append(f"left out {self._ours} photos that an earlier run wrote")
+        return lines
+
+    def _add_folder(self, folder: pathlib.Path) -> None:
+        def problem(error):
+            self.problems.append(f"{error.filename}: {error.strerror}")
+
+        for root, folders, names in os.walk(folder, onerror=problem):
+            here = pathlib.Path(root)
+            folders[:] = sorted(
+                name
+                for name in folders
+                if self._recursive
+                and not name.startswith(".")
+                and (here / name).resolve() != self._output
+            )
+            for name in sorted(names):
+                path = here / name
+                if name.startswith(".") or name == manifest.NAME:
+                    continue
+                if path.suffix.lower() in SUFFIXES:
+                    self._add_file(path, path.relative_to(folder).as_posix())
+                else:
+                    suffix = path.suffix.lower()
+                    self._others[suffix] = self._others.get(suffix, 0) + 1
+
+    def _add_glob(self, pattern: str) -> None:
+        pattern = os.path.expanduser(pattern)
+        parts = pathlib.PurePath(pattern).parts
+        fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+        base = pathlib.Path(*parts[:fixed])
+        matches = [pathlib.Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
+        files = [path for path in matches if path.is_file()]
+        if not files:
+            self.problems.append(f"{pattern}: no file matches")
+        for path in files:
+            self._add_file(path, path.relative_to(base).as_posix())
+
+    def _add_file(self, path: pathlib.Path, name: str) -> None:
+        if not path.is_file():  # a pipe would wait for its writer, a device never ends
+            self.problems.append(f"{path}: not a file")
+        elif self._is_ours(path):
+            self._ours += 1
+        else:
+            self.jobs.append(Job(path, name))
+
+    def _is_ours(self, path: pathlib.Path) -> bool:
+        """Return whether a manifest in one of the folders above lists the file."""
+        path = path.resolve()
+        for folder in path.parents:
+            if folder not in self._written:
+                self._written[folder] = manifest.written_by_us(folder)
+            if path.relative_to(folder).as_posix() in self._written[folder]:
+                return True
+        return False
+
+
+def _check_results(jobs: list[Job], output: pathlib.Path) -> None:
+    sources = {job.source.resolve() for job in jobs}
+    results: dict[str, Job] = {}
+    for job in jobs:
+        result = (output / job.name).resolve()
+        if result in sources:
+            raise UserError(
+                f"{job.source} would be written over the input {result}: name another --output"
+            )
+        other = results.setdefault(os.path.normcase(result), job)
+        if other is not job:
+            raise UserError(
+                f"{other.source} and {job.source} would both become {output / job.name}: "
+                "give the folder that holds both, or run twice with different --output"
+            )

