@@ -17,7 +17,7 @@ def get_config():
             "width": 0.125,
             "attribute_kernel": 1,
             "mask": "one",
-            "norm": "instance",
+            "norm": "batch",
             "output": "tanh",
         }
     )
@@ -34,8 +34,9 @@ def get_config():
             "attributes": 10.0,
             "reconstruction": 10.0,
             # Beyond the paper: the share of L_rec outside the face where the identity changes,
-            # and the weight of the colour term.
+            # and the weights of the terms for colour and for what leaks of the original.
             "background": 1.0,
+            "leak": 10.0,
             "colour": 50.0,
         }
     )

@@ -27,14 +27,16 @@ def similarity(points: np.ndarray, size: int) -> np.ndarray:
       float64 (2, 3), maps (x, y, 1) of the photo to the crop.
 
     Raises:
-      UserError: the points are not finite, or so close together that no frame follows from them.
+      UserError: the points are not finite, coincide, or lie so unlike the template that no frame
+        follows from them.
     """
+    if not np.isfinite(points).all():
+        raise UserError("the five points of the face are not finite")
     z = np.asarray(points, np.float64) @ np.array([1, 1j])
     w = TEMPLATE @ np.array([1, 1j]) * (size / FRAME)
     spread = np.sum(np.abs(z - z.mean()) ** 2)
-    # NaN fails the comparison too. A face less than a pixel wide is no face.
-    if not (np.isfinite(spread) and spread > 1.0):
-        raise UserError("the five points of the face coincide or are not finite")
+    if spread < 1.0:  # a face less than a pixel wide is no face
+        raise UserError("the five points of the face coincide")
     a = np.sum(np.conj(z - z.mean()) * (w - w.mean())) / spread
     if abs(a) ** 2 * spread < 0.1 * np.sum(np.abs(w - w.mean()) ** 2):
         raise UserError("the five points of the face do not lie like a face")
@@ -55,6 +57,9 @@ def crop(photo: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
 
     Returns:
       uint8 (size, size, 3).
+
+    Raises:
+      UserError: the crop lies outside the photo.
     """
     region, to_region = _region(photo, matrix, size)
     step = 1 / np.hypot(matrix[0, 0], matrix[1, 0])  # pixels of the photo per pixel of the crop
@@ -102,11 +107,11 @@ def resize(image: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
 def _region(photo, matrix, size):
     """Return the part of the photo that a crop reads, and the (3, 3) map from photo to part."""
     left, top, right, bottom = bounds(matrix, size, photo.shape)
+    if left >= right or top >= bottom:
+        raise UserError("the face lies outside the photo")
     margin = 4 + int(4 / np.hypot(matrix[0, 0], matrix[1, 0]))  # what interpolation reads beyond
     left, top = max(0, left - margin), max(0, top - margin)
     region = photo[top : bottom + margin, left : right + margin]
-    if region.size == 0:
-        raise UserError("the face lies outside the photo")
     return region, np.array([[1.0, 0, -left], [0, 1, -top], [0, 0, 1]])
 
 

@@ -26,7 +26,7 @@ def _jitter_alignment(face, rng):
     if rng.random() < 0.5:
         face = face[:, ::-1]
     side = face.shape[0]
-    angle, zoom = rng.normal(0, 3), np.exp(rng.normal(0, 0.03))
+    angle, zoom = rng.normal(0, 3), np.exp(np.clip(rng.normal(0, 0.03), -0.06, 0.06))
     turn = cv2.getRotationMatrix2D((side / 2, side / 2), float(np.clip(angle, -6, 6)), float(zoom))
     turn[:, 2] += np.clip(rng.normal(0, 0.015, 2), -0.03, 0.03) * side
     return cv2.warpAffine(
@@ -55,7 +55,7 @@ def _degrade(face, rng):
     face = cv2.resize(face, (small, small), interpolation=cv2.INTER_AREA)
     face = cv2.resize(face, (side, side), interpolation=cv2.INTER_LINEAR)
     noisy = face + rng.normal(0, rng.uniform(0, 6), face.shape)
-    face = np.clip(noisy, 0, 255).astype(np.uint8)
+    face = (np.clip(noisy, 0, 255) + 0.5).astype(np.uint8)
     quality = int(rng.integers(40, 95))
     _, encoded = cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return cv2.imdecode(encoded, cv2.IMREAD_COLOR)

@@ -82,7 +82,7 @@ class Detector:
         long_side = max(photo.shape[:2])
         found = []
         for scale in _SCALES:
-            if scale > 640 and scale > 1.5 * long_side:
+            if scale > 640 and scale > 1.25 * long_side:
                 break
             resized, factors = _resize(photo, scale)
             for turns in range(4 if scale in _TURNED_SCALES else 1):
@@ -114,10 +114,9 @@ class Detector:
     def _detect_once(self, image: np.ndarray) -> Detections:
         """Run the network once and decode its distances from the anchor centres, in pixels."""
         height, width = (32 * math.ceil(side / 32) for side in image.shape[:2])
-        batch = np.zeros((1, 3, height, width), np.float32)  # 0 is mid-grey
-        batch[0, :, : image.shape[0], : image.shape[1]] = (
-            image.astype(np.float32).transpose(2, 0, 1) - 127.5
-        ) / 128
+        padded = np.full((height, width, 3), 127, np.uint8)
+        padded[: image.shape[0], : image.shape[1]] = image
+        batch = cv2.dnn.blobFromImage(padded, 1 / 128, mean=(127.5, 127.5, 127.5))
         names = [f"{kind}_{s}" for s in _STRIDES for kind in ("score", "bbox", "kps")]
         outputs = [output[0] for output in self._session.run(names, {self._input: batch})]
         found = []
@@ -125,8 +124,8 @@ class Detector:
             scores, distances, offsets = outputs[3 * level : 3 * level + 3]
             keep = np.flatnonzero(scores[:, 0] >= _SCORE)
             cell = keep // 2  # two anchors share each centre
-            columns = width // stride
-            centres = np.stack([cell % columns, cell // columns], axis=1) * np.float32(stride)
+            row, column = np.divmod(cell, width // stride)
+            centres = np.stack([column, row], axis=1).astype(np.float32) * stride
             boxes = distances[keep] * stride * np.array([-1, -1, 1, 1], np.float32)
             points = centres[:, None] + offsets[keep].reshape(-1, 5, 2) * stride
             found.append(Detections(boxes + np.tile(centres, 2), scores[keep, 0], points))

@@ -115,12 +115,17 @@ class AADLayer(nn.Module):
             h = instance_norm(h)
         att = Conv(2 * features, size, padding=size // 2, name="attribute")(attribute)
         gamma_att, beta_att = jnp.split(att, 2, axis=-1)
-        idt = nn.Dense(2 * features, dtype=h.dtype, name="identity")(identity)
+        # From zero: random identities would otherwise begin as random casts of colour, in as many
+        # directions as the embedding has, each to be unlearned.
+        modulate = nn.Dense(
+            2 * features, dtype=h.dtype, kernel_init=nn.initializers.zeros, name="identity"
+        )
+        idt = modulate(identity)
         gamma_id, beta_id = jnp.split(idt[:, None, None], 2, axis=-1)
         mask_features = 1 if config.mask == "one" else features
         mask = nn.sigmoid(Conv(mask_features, size, padding=size // 2, name="mask")(h))
         by_attribute = gamma_att * h + beta_att
-        by_identity = gamma_id * h + beta_id
+        by_identity = (1.0 + gamma_id) * h + beta_id
         return by_attribute + mask * (by_identity - by_attribute)
 
 

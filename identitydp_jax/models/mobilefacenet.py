@@ -147,6 +147,13 @@ def convert(model: OnnxModel) -> tuple[MobileFaceNet, dict]:
         "squeeze_prelu": {"alpha": squeeze_prelu.kernel},
         "embed": {"kernel": channels_last(embed.kernel, len(squeeze.bias)), "bias": embed.bias},
     }
+    blocks, bottlenecks = _stages(body)
+    return MobileFaceNet(len(stem.bias), blocks, len(embed.bias)), params | bottlenecks
+
+
+def _stages(body: list[Layer]) -> tuple[tuple[int, ...], dict]:
+    """Return the residual bottlenecks per stage and all bottlenecks' parameters by name."""
+    params: dict = {}
     blocks: list[int] = []
     while body:
         bottleneck, body = body[:5], body[5:]
@@ -159,7 +166,7 @@ def convert(model: OnnxModel) -> tuple[MobileFaceNet, dict]:
             blocks.append(0)
             name = f"stage{len(blocks)}_down"
         params[name] = _bottleneck(*bottleneck)
-    return MobileFaceNet(len(stem.bias), tuple(blocks), len(embed.bias)), params
+    return tuple(blocks), params
 
 
 def _bottleneck(

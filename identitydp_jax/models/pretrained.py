@@ -39,20 +39,27 @@ class NetworkFile:
 
 
 def save(path, config: AEIConfig, variables, *, encoder: str) -> None:
-    """Write a network in half precision, beside its place first and then renamed."""
+    """Write a network in half precision, beside its place first and then renamed.
+
+    Raises `UserError` if a value is not finite in half precision, or the file can't be written.
+    """
     path = pathlib.Path(path)
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     # Half precision ends at 65,504; running variances are the only values that may come near.
-    tensors = {name: np.asarray(value, np.float16) for name, value in flat.items()}
+    with np.errstate(over="ignore"):
+        tensors = {name: np.asarray(value).astype(np.float16) for name, value in flat.items()}
     broken = [name for name, value in tensors.items() if not np.isfinite(value).all()]
     if broken:
         raise UserError(f"{path}: not written, {broken[0]} is beyond half precision or not finite")
     metadata = {"config": json.dumps(dataclasses.asdict(config)), "encoder": encoder}
     data = safetensors.numpy.save(tensors, metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
-    beside.write_bytes(data)
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    except OSError as error:
+        raise UserError(f"{path}: the model cannot be written ({error.strerror})") from None
 
 
 def load(name_or_path="default") -> NetworkFile:
@@ -74,11 +81,11 @@ def load(name_or_path="default") -> NetworkFile:
             metadata = file.metadata() or {}
         config = AEIConfig(**json.loads(metadata["config"]))
         encoder = metadata["encoder"]
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
+        expected = jax.tree.map(lambda leaf: leaf.shape, variable_shapes(config))
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, UserError):
         raise UserError(f"{path}: not a model file of `identitydp train --export`") from None
     flat = {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()}
     variables = flax.traverse_util.unflatten_dict(flat, sep="/")
-    expected = jax.tree.map(lambda leaf: leaf.shape, variable_shapes(config))
     if jax.tree.map(lambda leaf: leaf.shape, variables) != expected:
         raise UserError(f"{path}: its parameters are not those of the network it describes")
     return NetworkFile(config, variables, encoder, hashlib.sha256(data).hexdigest())

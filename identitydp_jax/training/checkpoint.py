@@ -11,19 +11,16 @@ from identitydp_jax.checks import UserError
 class Checkpoints:
     """The checkpoints of one run; a context manager that waits for what is being written."""
 
-    def __init__(self, folder, *, every: int, keep: int, network: dict):
-        """Open or make `folder`; save each `every` steps, keep the newest `keep`.
+    def __init__(self, folder, *, keep: int, network: dict):
+        """Open or make `folder`; keep the newest `keep`.
 
         `network` describes the networks; restoring checks that it is the one of the checkpoint.
         """
-        policies = ocp.training
+        policy = ocp.training.preservation_policies.LatestN(keep)
         self._network = network
         self._folder = pathlib.Path(folder).resolve()
-        self._checkpointer = policies.Checkpointer(
-            self._folder,
-            save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(every),
-            preservation_policy=policies.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True,
+        self._checkpointer = ocp.training.Checkpointer(
+            self._folder, preservation_policy=policy, cleanup_tmp_directories=True
         )
 
     def __enter__(self):
@@ -53,11 +50,8 @@ class Checkpoints:
         )
         return self._checkpointer.load(latest, abstract)
 
-    def save(self, step: int, state, *, force: bool = False) -> None:
-        """Save in the background if the policy wants this step, or if forced to."""
-        latest = self._checkpointer.latest
-        if latest is not None and latest.step == step:
-            return
+    def save(self, step: int, state) -> None:
+        """Save in the background, once what is still being written is done."""
         self._checkpointer.save_async(
-            step, state, force=force, custom_metadata={"network": self._network}
+            step, state, force=True, custom_metadata={"network": self._network}
         )

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import tempfile
 import time
 
 import jax
@@ -19,6 +20,7 @@ from identitydp_jax.models.pixels import to_float, to_uint8
 from identitydp_jax.privacy.mechanism import random_identity
 from identitydp_jax.training import state as states
 from identitydp_jax.training.checkpoint import Checkpoints
+from identitydp_jax.training.configuration import check
 from identitydp_jax.training.recorder import Recorder
 from identitydp_jax.training.step import make_step
 from identitydp_jax.training.synthetic_source import write_folder
@@ -40,6 +42,7 @@ def train(config, workdir) -> states.TrainState:
       UserError: a value of the configuration, the data or the folder can't be used, or a loss
         stopped being finite.
     """
+    check(config)
     workdir = _made(workdir)
     mesh = sharding.make_mesh()
     sharding.check_divisible(config.batch_size, mesh)
@@ -54,49 +57,60 @@ def train(config, workdir) -> states.TrainState:
     )
     show = jax.jit(_make_show(config, encode))
     root = jax.random.key(config.seed)
-    recorder = Recorder(workdir)
     network = {"network": dict(config.network), "discriminator": dict(config.discriminator)}
-    checkpoints = Checkpoints(
-        workdir / "checkpoints", every=config.checkpoint_every, keep=config.keep, network=network
-    )
-    with checkpoints:
+    with Checkpoints(workdir / "checkpoints", keep=config.keep, network=network) as checkpoints:
         state = checkpoints.restore(jax.device_put(states.create(config), everywhere))
         start = int(state.step)
+        if start >= config.steps:
+            return state
         batches = training_batches(
             _folder(config, workdir), resolution=config.network.resolution,
-            batch_size=config.batch_size,
-            seed=config.seed, start=start, stop=config.steps,
+            batch_size=config.batch_size, seed=config.seed, start=start, stop=config.steps,
         )
-        since = time.perf_counter()
-        progress = tqdm(
-            range(start, config.steps), initial=start, total=config.steps, unit="step",
-            mininterval=10,
-        )
-        for i in progress:
-            faces = jax.device_put(next(batches), split)
-            state, metrics = step(state, encoder_params, faces, jax.random.fold_in(root, i))
-            done = i + 1
-            if done % config.log_every == 0 or done == config.steps:
-                values = _checked({k: float(v) for k, v in metrics.items()}, done)
-                seconds, since = time.perf_counter() - since, time.perf_counter()
-                values["images_per_second"] = config.log_every * config.batch_size / seconds
-                recorder.scalars(done, values)
-                progress.set_postfix(
-                    total=f"{values['total']:.3f}", cosine=f"{values['cosine_target']:.3f}"
-                )
-            if done % config.picture_every == 0 or done == config.steps:
-                rows = show(state.average, encoder_params, faces[:_SHOWN])
-                recorder.pictures(done, [np.asarray(row) for row in rows])
-            checkpoints.save(done, state, force=done == config.steps)
+        with Recorder(workdir, start=start) as recorder:
+            since, counted = time.perf_counter(), start
+            progress = tqdm(
+                range(start, config.steps), initial=start, total=config.steps, unit="step",
+                mininterval=10,
+            )
+            for i in progress:
+                faces = jax.device_put(next(batches), split)
+                state, metrics = step(state, encoder_params, faces, jax.random.fold_in(root, i))
+                done = i + 1
+                last = done == config.steps
+                logs = last or done % config.log_every == 0
+                saves = last or done % config.checkpoint_every == 0
+                if logs or saves:
+                    values = _checked({k: float(v) for k, v in metrics.items()}, done)
+                if logs:
+                    now = time.perf_counter()
+                    values["images_per_second"] = (
+                        (done - counted) * config.batch_size / (now - since)
+                    )
+                    since, counted = now, done
+                    recorder.scalars(done, values)
+                    progress.set_postfix(
+                        total=f"{values['total']:.3f}", cosine=f"{values['cosine_target']:.3f}"
+                    )
+                if last or done % config.picture_every == 0:
+                    rows = show(state.average, encoder_params, faces[:_SHOWN])
+                    recorder.pictures(done, [np.asarray(row) for row in rows])
+                if saves:
+                    checkpoints.save(done, state)
     return state
 
 
 def _made(workdir) -> pathlib.Path:
+    """Make the folder if it is missing, and see that files can be made in it."""
     workdir = pathlib.Path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
     except OSError as error:
-        raise UserError(f"{workdir}: cannot be made ({error.strerror})") from None
+        raise UserError(
+            f"{workdir}: cannot be written ({error.strerror}); give another --workdir"
+        ) from None
     return workdir
 
 

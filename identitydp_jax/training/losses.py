@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import optax
 
-LOSSES = ("log", "hinge")
+KINDS = ("log", "hinge")
+REDUCTIONS = ("sum", "mean")
 
 
 def generator_adversarial(fake_logits, kind: str):
@@ -34,6 +35,14 @@ def cosine(a, b):
 def identity(embedding, target):
     """L_id = 1 - cos(r_id(X^), r~_id) (equation 15), for unit embeddings (N, D)."""
     return (1.0 - cosine(embedding, target)).mean()
+
+
+def leak(embedding, own, target):
+    """How much more the drawn face resembles the original than its target identity does.
+
+    Mean over the batch of max(0, cos(r_id(X^), r_id(X)) - cos(r~_id, r_id(X))), unit embeddings.
+    """
+    return jnp.maximum(0.0, cosine(embedding, own) - cosine(target, own)).mean()
 
 
 def attributes(maps, targets, reduction: str):

@@ -68,7 +68,7 @@ def _initial(shapes, rng):
 
     def leaf(path, shape):
         name = path[-1].key
-        if name == "kernel":
+        if name == "kernel" and path[-2].key != "identity":  # starts at zero, see `AADLayer`
             fan_in = np.prod(shape.shape[:-1])
             draw = rng.standard_normal(shape.shape, dtype=np.float32) / np.sqrt(fan_in)
             return jnp.asarray(draw, jnp.float32)

@@ -72,7 +72,7 @@ def make_step(config, encode):
     transform, weights = optimizer(config), config.loss
     outside = weights.background * (1.0 - face_region(config.network.resolution))
 
-    def generator_loss(params, state, encoder_params, faces, targets, same):
+    def generator_loss(params, state, encoder_params, faces, own, targets, same):
         variables = {"params": params, "batch_stats": state.batch_stats}
         maps, updates = net.apply(
             variables, faces, train=True, method="attributes", mutable=["batch_stats"]
@@ -91,6 +91,7 @@ def make_step(config, encode):
         terms = {
             "adversarial": losses.generator_adversarial(logits, weights.kind),
             "identity": losses.identity(embedding, targets),
+            "leak": losses.leak(embedding, own, targets),
             "attributes": losses.attributes(again, maps, weights.reduction),
             "reconstruction": losses.reconstruction(
                 drawn, faces, jnp.maximum(same[:, None, None, None], outside), weights.reduction
@@ -100,6 +101,7 @@ def make_step(config, encode):
         total = (
             terms["adversarial"]
             + weights.identity * terms["identity"]
+            + weights.leak * terms["leak"]
             + weights.attributes * terms["attributes"]
             + weights.reconstruction * terms["reconstruction"]
             + weights.colour * terms["colour"]
@@ -118,7 +120,9 @@ def make_step(config, encode):
         targets, same = draw_targets(own, key=key, mixture=config.mixture)
 
         gradient = jax.value_and_grad(generator_loss, has_aux=True)
-        (total, aux), grads = gradient(state.params, state, encoder_params, faces, targets, same)
+        (total, aux), grads = gradient(
+            state.params, state, encoder_params, faces, own, targets, same
+        )
         terms, drawn, embedding, batch_stats = aux
         updates, moments = transform.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)

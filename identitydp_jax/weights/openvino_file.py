@@ -50,7 +50,7 @@ def _constant(values: bytes, data: dict[str, str]) -> np.ndarray:
     dtype = _DTYPES[data["element_type"]]
     shape = tuple(int(size) for size in data["shape"].split(",") if size.strip())
     count, offset = math.prod(shape), int(data["offset"])
-    if count * dtype.itemsize != int(data["size"]) or min(offset, *shape, 0) < 0:
+    if count * dtype.itemsize != int(data["size"]) or min(shape, default=0) < 0:
         raise ValueError(f"shape {shape} does not fill {data['size']} bytes at {offset}")
     if count == 0:
         return np.zeros(shape, dtype)

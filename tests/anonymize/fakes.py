@@ -1,0 +1,64 @@
+"""A model and a detector that need no files: faces are magenta boxes, anonymized ones are not."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from PIL import Image
+
+from identitydp_jax.data import alignment
+from identitydp_jax.data.detection import Detections
+
+MAGENTA = (255, 0, 255)
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeModel:
+    name: str = "fake"
+    sha256: str = "00" * 32
+    resolution: int = 64
+
+
+class MarkerDetector:
+    """Finds magenta boxes, and points in them as they lie in a face."""
+
+    def detect(self, photo):
+        import cv2
+
+        magenta = (photo[..., 0] > 180) & (photo[..., 1] < 80) & (photo[..., 2] > 180)
+        _, _, stats, _ = cv2.connectedComponentsWithStats(magenta.astype(np.uint8))
+        boxes = [(x, y, x + w, y + h) for x, y, w, h, _ in stats[1:] if w > 2 and h > 2]
+        boxes = np.array(boxes, np.float32).reshape(-1, 4)
+        return Detections(boxes, np.full(len(boxes), 0.9, np.float32), points_in(boxes))
+
+
+def points_in(boxes):
+    """Five points of upright faces that fill boxes as the detector's boxes do: x 60 to 196 of 256."""
+    scale = (boxes[:, 2] - boxes[:, 0]) / 136
+    corner = boxes[:, :2] - scale[:, None] * np.array([60, 47], np.float32)
+    points = corner[:, None] + scale[:, None, None] * alignment.TEMPLATE
+    return points.astype(np.float32)
+
+
+def colours(model, faces, *, keys, setting):
+    """Paint each face in one colour that its key gives; never magenta."""
+    bits = np.asarray(jax.random.key_data(keys))
+    painted = np.zeros_like(faces)
+    painted[..., 1] = 100 + (bits[:, 0] % 150).astype(np.uint8)[:, None, None]
+    painted[..., 0] = (bits[:, 1] % 100).astype(np.uint8)[:, None, None]
+    return painted
+
+
+def picture(*boxes, size=(120, 160)):
+    """A grey gradient, uint8 (H, W, 3), with magenta boxes (left, top, right, bottom)."""
+    pixels = np.zeros((*size, 3), np.uint8)
+    pixels[...] = np.linspace(60, 150, size[1]).astype(np.uint8)[None, :, None]
+    for left, top, right, bottom in boxes:
+        pixels[top:bottom, left:right] = MAGENTA
+    return pixels
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path

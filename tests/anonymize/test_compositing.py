@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+
+from identitydp_jax.anonymize import compositing
+from identitydp_jax.data import alignment
+
+SIZE = 128
+
+
+def _frame(left, top, side, angle=0.0):
+    """The similarity of a crop whose corner and side are given in pixels of the photo."""
+    scale = SIZE / side
+    c, s = scale * np.cos(angle), scale * np.sin(angle)
+    turn = np.array([[c, -s], [s, c]])
+    return np.column_stack([turn, -turn @ [left, top]])
+
+
+def _flat(*colours):
+    return np.stack([np.full((SIZE, SIZE, 3), colour, np.uint8) for colour in colours])
+
+
+@pytest.mark.parametrize("side", [40, 128, 500])
+@pytest.mark.parametrize("angle", [0.0, 0.3])
+def test_pasting_the_crop_back_changes_little(side, angle):
+    y, x = np.mgrid[:600, :700]
+    photo = np.stack([x * 0.3, y * 0.4, (x + y) * 0.15], -1).astype(np.uint8)
+    frame = _frame(90, 40, side, angle)
+    pasted = photo.copy()
+    compositing.paste(pasted, alignment.crop(photo, frame, SIZE)[None], frame[None])
+    difference = np.abs(pasted.astype(int) - photo)
+    assert difference.max() <= 4 and difference.mean() < 0.3
+
+
+def test_the_face_is_replaced_whole_and_the_rest_untouched():
+    photo = np.full((300, 300, 3), 50, np.uint8)
+    compositing.paste(photo, _flat((0, 255, 0)), _frame(60, 70, 128)[None])
+    frame = photo[70:198, 60:188]
+    assert (frame[20:110, 25:103] == (0, 255, 0)).all()  # forehead to mouth, ear to ear
+    assert (frame[110:121, 50:78] == (0, 255, 0)).all()  # chin
+    outside = photo.copy()
+    outside[70:198, 60:188] = 50
+    assert (outside == 50).all()
+    border = photo[70, 60:188].astype(int), photo[70:198, 60].astype(int)
+    assert max(np.abs(line - 50).max() for line in border) <= 3  # no visible edge
+
+
+def test_frames_beyond_the_photo_are_cut():
+    photo = np.full((90, 90, 3), 50, np.uint8)
+    frames = np.stack([_frame(-60, -60, 128), _frame(60, 50, 128), _frame(500, 500, 128)])
+    compositing.paste(photo, _flat((255, 0, 0), (0, 255, 0), (0, 0, 255)), frames)
+    assert tuple(photo[5, 5]) == (255, 0, 0) and tuple(photo[85, 85]) == (0, 255, 0)
+    assert photo[..., 2].max() == 50
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_neighbours_keep_their_own_half(order):
+    """Each frame also shows the neighbour, un-anonymized: that must not be what is seen."""
+    photo = np.full((200, 300, 3), 128, np.uint8)
+    frames = np.stack([_frame(20, 30, 128), _frame(90, 30, 128)])[order]
+    faces = _flat((255, 0, 0), (0, 0, 255))[order]
+    compositing.paste(photo, faces, frames)
+    row = photo[30 + 64]
+    assert (row[50:105, 0] == 255).all() and (row[50:105, 2] == 0).all()
+    assert (row[135:195, 2] == 255).all() and (row[135:195, 0] == 0).all()
+    # In between the two mix, without the photo under them, which would show as green.
+    assert row[50:195, 1].max() == 0
+
+
+def test_strips_do_not_show(monkeypatch):
+    rng = np.random.default_rng(0)
+    face = rng.integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
+    frame = _frame(13.3, 20.7, 200, 0.2)[None]
+    whole = np.full((300, 300, 3), 50, np.uint8)
+    compositing.paste(whole, face, frame)
+    strips = np.full((300, 300, 3), 50, np.uint8)
+    monkeypatch.setattr(compositing, "_STRIP", 2000)
+    compositing.paste(strips, face, frame)
+    assert np.abs(whole.astype(int) - strips).max() <= 1
+
+
+def test_no_faces():
+    photo = np.full((9, 9, 3), 7, np.uint8)
+    compositing.paste(photo, np.zeros((0, SIZE, SIZE, 3), np.uint8), np.zeros((0, 2, 3)))
+    assert (photo == 7).all()
+
+
+def test_covers():
+    frame = _frame(100, 100, 256)
+    assert compositing.covers(frame, np.array([160, 147, 300, 335]), SIZE)
+    assert not compositing.covers(frame, np.array([230, 147, 370, 335]), SIZE)
+    assert not compositing.covers(frame, np.array([60, 60, 400, 400]), SIZE)
+
+
+@pytest.mark.parametrize("box", [(50, 40, 90, 100), (-20, -20, 30, 30), (50.2, 40.7, 52.1, 42.2)])
+def test_pixelated_boxes_lose_their_content(box):
+    box = np.array(box, np.float32)
+    photo = np.random.default_rng(0).integers(0, 256, (120, 130, 3), np.uint8)
+    before = photo.copy()
+    compositing.pixelate(photo, box)
+    left, top = np.maximum(0, np.floor(box[:2]).astype(int))
+    right, bottom = np.ceil(box[2:]).astype(int)
+    inside = photo[top:bottom, left:right].reshape(-1, 3)
+    assert len(np.unique(inside, axis=0)) <= 16
+    changed = np.argwhere((photo != before).any(-1))
+    margin = 0.25 * (box[2:] - box[:2]) + 2
+    assert (changed[:, ::-1] >= box[:2] - margin).all()
+    assert (changed[:, ::-1] <= box[2:] + margin).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 400), (300, 200)])
+def test_a_blurred_photo_holds_no_detail(size):
+    photo = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    blurred = compositing.blur_photo(photo)
+    assert blurred.shape == photo.shape and blurred.dtype == np.uint8
+    if min(size) > 100:
+        assert blurred.astype(float).std() < 0.1 * photo.astype(float).std()

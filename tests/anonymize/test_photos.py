@@ -1,0 +1,154 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from fakes import FakeModel, MarkerDetector, colours, picture, points_in
+
+from identitydp_jax.anonymize import commands, faces, photos
+from identitydp_jax.data.detection import Detections
+from identitydp_jax.privacy import PrivacySetting, keys
+
+BOXES = (20, 20, 60, 75), (100, 30, 140, 85)
+SMALL = (80, 95, 90, 107)
+
+
+@pytest.fixture(autouse=True)
+def _fake(fake_model):
+    pass
+
+
+class FixedDetector:
+    def __init__(self, boxes, points=None):
+        self.boxes = np.array(boxes, np.float32)
+        self.points = points_in(self.boxes) if points is None else points
+
+    def detect(self, photo):
+        scores = np.linspace(0.9, 0.5, len(self.boxes), dtype=np.float32)
+        return Detections(self.boxes, scores, self.points)
+
+
+def _anonymize(photo, *, seed=0, setting=None, model=None, detector=None, **options):
+    return photos.anonymize_photo(
+        model or FakeModel(),
+        photo,
+        master=keys.audit_master(seed),
+        setting=setting or PrivacySetting(),
+        detector=detector or MarkerDetector(),
+        **options,
+    )
+
+
+def _centre(photo, box):
+    return tuple(photo[(box[1] + box[3]) // 2, (box[0] + box[2]) // 2])
+
+
+def test_every_face_is_replaced_and_the_photo_given_is_not_touched():
+    photo = picture(*BOXES)
+    before = photo.copy()
+    result, records = _anonymize(photo)
+    assert (photo == before).all()
+    assert result.shape == photo.shape and result.dtype == np.uint8
+    assert len(MarkerDetector().detect(result)) == 0
+    assert [record.handled for record in records] == ["anonymized"] * 2
+    assert sorted(record.box for record in records) == sorted(BOXES)
+    assert (result[-5:] == before[-5:]).all()
+
+
+def test_faces_of_a_photo_do_not_share_noise():
+    result, _ = _anonymize(picture(*BOXES))
+    assert _centre(result, BOXES[0]) != _centre(result, BOXES[1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"setting": PrivacySetting(epsilon=1.0)},
+        {"setting": PrivacySetting(calibration="paper")},
+        {"model": dataclasses.replace(FakeModel(), sha256="11" * 32)},
+    ],
+)
+def test_the_noise_is_another_for_another_key_setting_or_model(change):
+    photo = picture(*BOXES)
+    result, _ = _anonymize(photo)
+    assert (_anonymize(photo)[0] == result).all()
+    other, _ = _anonymize(photo, **change)
+    assert _centre(other, BOXES[0]) != _centre(result, BOXES[0])
+
+
+def test_the_noise_is_another_for_another_photo():
+    photo = picture(*BOXES)
+    changed = photo.copy()
+    changed[-1, -1] += 1
+    assert _centre(_anonymize(photo)[0], BOXES[0]) != _centre(_anonymize(changed)[0], BOXES[0])
+
+
+def test_all_faces_go_through_the_model_at_once(monkeypatch):
+    sizes = []
+
+    def counting(model, crops, **rest):
+        sizes.append(crops.shape)
+        return colours(model, crops, **rest)
+
+    monkeypatch.setattr(faces, "anonymize_faces", counting)
+    many = [(x, y, x + 24, y + 33) for x in range(20, 800, 80) for y in range(20, 500, 80)]
+    result, records = _anonymize(picture(*many, size=(520, 840)))
+    assert sizes == [(60, 64, 64, 3)] and len(records) == 60
+    assert len(MarkerDetector().detect(result)) == 0
+
+
+def test_small_faces_are_pixelated_not_left():
+    photo = picture(*BOXES, SMALL)
+    noisy = photo[SMALL[1] : SMALL[3], SMALL[0] : SMALL[2]]
+    noisy[:, ::2] = (255, 60, 200)
+    result, records = _anonymize(photo, min_face=20)
+    assert [record.handled for record in records] == ["pixelated", "anonymized", "anonymized"]
+    assert records[0].box == SMALL and "min_face" in records[0].reason
+    small = result[SMALL[1] : SMALL[3], SMALL[0] : SMALL[2]].reshape(-1, 3)
+    assert len(np.unique(small, axis=0)) <= 16
+    _, records = _anonymize(photo, min_face=5)
+    assert {record.handled for record in records} == {"anonymized"}
+
+
+def test_small_faces_are_gone_before_their_neighbours_are_cropped(monkeypatch):
+    seen = []
+    monkeypatch.setattr(faces, "anonymize_faces", lambda m, crops, **_: seen.append(crops) or crops)
+    photo = picture((40, 30, 90, 95), (95, 50, 103, 60))
+    photo[50:60, 95:103:2] = (200, 70, 255)
+    boxes = [(40, 30, 90, 95), (95, 50, 103, 60)]
+    _anonymize(photo, detector=FixedDetector(boxes))
+    assert not (seen[0] == (200, 70, 255)).all(-1).any()
+
+
+@pytest.mark.parametrize("points", ["nan", "one place", "elsewhere"])
+def test_faces_without_a_frame_are_pixelated(points):
+    boxes = np.array(BOXES, np.float32)
+    broken = points_in(boxes)
+    broken[0] = {"nan": np.nan, "one place": 40.0, "elsewhere": broken[0] + 60}[points]
+    photo = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+    result, records = _anonymize(photo, detector=FixedDetector(BOXES, broken))
+    by_box = {record.box: record for record in records}
+    assert by_box[BOXES[0]].handled == "pixelated" and by_box[BOXES[0]].reason
+    assert by_box[BOXES[1]].handled == "anonymized"
+    left, top, right, bottom = BOXES[0]
+    assert len(np.unique(result[top:bottom, left:right].reshape(-1, 3), axis=0)) <= 16
+
+
+def test_only_unusable_faces_need_no_model(monkeypatch):
+    monkeypatch.setattr(faces, "anonymize_faces", None)
+    _, records = _anonymize(picture(SMALL))
+    assert [record.handled for record in records] == ["pixelated"]
+
+
+def test_no_face_is_an_error():
+    with pytest.raises(photos.NoFaceFound):
+        _anonymize(picture())
+
+
+def test_the_command_has_the_same_default():
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    commands.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["anonymize", "x", "--output", "y"])
+    assert args.min_face == photos.MIN_FACE

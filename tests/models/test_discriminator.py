@@ -1,0 +1,49 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from identitydp_jax.models.discriminator import Discriminator
+from identitydp_jax.models.layers import average_pool, parameter_count
+
+
+def _shapes(net, resolution):
+    faces = jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32)
+    variables = jax.eval_shape(net.init, jax.random.key(0), faces)
+    return variables["params"], jax.eval_shape(net.apply, variables, faces)
+
+
+@pytest.mark.parametrize(
+    ("layers", "count", "sides"),
+    [(3, 8_289_987, [35, 19, 11]), (6, 45_995_715, [8, 6, 6])],
+)
+def test_full_size(layers, count, sides):
+    params, logits = _shapes(Discriminator(layers), 256)
+    assert parameter_count(params) == count
+    assert [x.shape for x in logits] == [(1, side, side, 1) for side in sides]
+
+
+@pytest.mark.parametrize("resolution", [64, 128, 512])
+def test_every_resolution_gives_three_maps(resolution):
+    _, logits = _shapes(Discriminator(6, 1 / 32), resolution)
+    assert len(logits) == 3
+    assert all(x.shape[1] >= 2 for x in logits)
+
+
+def test_width_scales_channels():
+    params, _ = _shapes(Discriminator(3, 0.25), 64)
+    assert [params["scale0"][f"conv{i}"]["kernel"].shape[-1] for i in range(4)] == [16, 32, 64, 128]
+
+
+def test_scales_judge_smaller_faces_with_their_own_parameters():
+    net = Discriminator(3, 1 / 32)
+    faces = jax.random.uniform(jax.random.key(0), (2, 64, 64, 3), minval=-1.0)
+    params = net.init(jax.random.key(1), faces)["params"]
+    logits = net.apply({"params": params}, faces)
+    halves = net.apply({"params": {**params, "scale0": params["scale1"]}}, average_pool(faces))
+    np.testing.assert_allclose(halves[0], logits[1], rtol=1e-4, atol=1e-5)
+    changed = {**params, "scale2": jax.tree.map(lambda x: x + 0.1, params["scale2"])}
+    others = net.apply({"params": changed}, faces)
+    np.testing.assert_array_equal(others[0], logits[0])
+    np.testing.assert_array_equal(others[1], logits[1])
+    assert np.abs(others[2] - logits[2]).max() > 1e-3
