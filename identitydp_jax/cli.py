@@ -13,6 +13,7 @@ from identitydp_jax.weights import cache
 # (jax, onnxruntime, PIL) inside run.
 _COMMANDS = {
     "anonymize": "identitydp_jax.anonymize.commands",
+    "demo": "identitydp_jax.demo",
     "train": "identitydp_jax.training.commands",
     "weights": "identitydp_jax.weights.commands",
 }

@@ -104,8 +104,8 @@ def test_missing_model_is_one_line(tmp_path):
 
 @pytest.mark.network
 def test_demo_writes_a_sheet_of_anonymized_faces(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(contact_sheet, "COLUMNS", contact_sheet.COLUMNS[3:6])
-    monkeypatch.setattr(contact_sheet, "_PHOTO_COLUMN", 1)
+    monkeypatch.setattr(contact_sheet, "COLUMNS", contact_sheet.COLUMNS[4:6])
+    monkeypatch.setattr(contact_sheet, "_PHOTO_COLUMN", 0)
     config = AEIConfig(resolution=64, width=0.0625)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: rng.uniform(0, 0.1, leaf.shape), variable_shapes(config))

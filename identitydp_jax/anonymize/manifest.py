@@ -35,7 +35,9 @@ class Manifest:
             raise UserError(
                 f"cannot write to {folder} ({error.strerror}): name another folder with --output"
             ) from None
-        _lock(self._file, folder)
+        if not _lock(self._file):
+            self._file.close()
+            raise UserError(f"another run is writing to {folder}: wait for it to end")
         self._file.seek(0)
         content = self._file.read()
         self._outputs = _outputs(content)
@@ -98,14 +100,14 @@ def _outputs(content: bytes) -> dict[str, dict]:
     return outputs
 
 
-def _lock(file, folder: pathlib.Path) -> None:
+def _lock(file) -> bool:
+    """Keep other runs out until the file is closed; return False if one is in already."""
     try:
         import fcntl
-    except ImportError:  # Windows
-        return
-    try:
+
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(f"another run is writing to {folder}: wait for it to end") from None
-    except OSError:
-        pass  # a file system without locks
+        return False
+    except (ImportError, OSError):
+        pass  # Windows, or a file system without locks
+    return True

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from identitydp_jax.anonymize import compositing, faces
@@ -105,9 +105,10 @@ def _face_keys(master, photo, boxes, policy: str):
     content = hashlib.sha256(repr(photo.shape).encode())
     content.update(np.ascontiguousarray(photo).data)
     digest = content.digest()
-    return jnp.stack(
-        [keys.face_key(master, digest=digest, policy=policy, box=box) for box in boxes]
-    )
+    each = [keys.face_key(master, digest=digest, policy=policy, box=box) for box in boxes]
+    # Through the bits: jnp.stack would compile for every count, and reads each key twice.
+    bits = np.stack([jax.random.key_data(key) for key in each])
+    return jax.random.wrap_key_data(bits, impl="threefry2x32")
 
 
 def _record(found, index: int, frame) -> FaceRecord:

@@ -48,7 +48,8 @@ def crop(photo: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     """Return a face in the model frame.
 
     Where the photo has more pixels than the crop it is reduced by area first, so that fine texture
-    does not alias. What lies outside the photo is filled with its mirror image.
+    does not alias. What lies outside the photo continues its border; a mirror image would put a
+    second pair of eyes above a face at the upper border.
 
     Args:
       photo: uint8 (H, W, 3).
@@ -74,7 +75,7 @@ def crop(photo: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
         to_crop[:2],
         (density * size, density * size),
         flags=cv2.INTER_LINEAR if density > 1 else cv2.INTER_CUBIC,
-        borderMode=cv2.BORDER_REFLECT,
+        borderMode=cv2.BORDER_REPLICATE,
     )
     return cv2.resize(warped, (size, size), interpolation=cv2.INTER_AREA)
 

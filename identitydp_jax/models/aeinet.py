@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from identitydp_jax.checks import UserError, one_of, positive
 from identitydp_jax.models.layers import Conv, double, instance_norm
 
+STATISTICS_MOMENTUM = 0.98  # of the running batch-norm statistics, per training step
 _DIMENSION = 512
 
 
@@ -70,8 +71,8 @@ class BatchNorm(nn.Module):
     def __call__(self, x, *, train: bool):
         """Map (N, H, W, C) to the same shape; `train` also updates `batch_stats` when mutable."""
         return nn.BatchNorm(
-            use_running_average=not train, momentum=0.98, epsilon=1e-5, use_bias=self.affine,
-            use_scale=self.affine, name="norm",
+            use_running_average=not train, momentum=STATISTICS_MOMENTUM, epsilon=1e-5,
+            use_bias=self.affine, use_scale=self.affine, name="norm",
         )(x)
 
 

@@ -64,7 +64,7 @@ def train(config, workdir) -> states.TrainState:
         if start >= config.steps:
             return state
         batches = training_batches(
-            _folder(config, workdir), resolution=config.network.resolution,
+            faces_folder(config, workdir), resolution=config.network.resolution,
             batch_size=config.batch_size, seed=config.seed, start=start, stop=config.steps,
         )
         with Recorder(workdir, start=start) as recorder:
@@ -114,11 +114,11 @@ def _made(workdir) -> pathlib.Path:
     return workdir
 
 
-def _folder(config, workdir) -> pathlib.Path:
+def faces_folder(config, workdir) -> pathlib.Path:
     """Return the folder of training faces; `synthetic` is written into the workdir first."""
     if config.data != "synthetic":
         return pathlib.Path(config.data)
-    folder = workdir / "faces"
+    folder = pathlib.Path(workdir) / "faces"
     write_folder(
         folder,
         count=config.synthetic_faces,

@@ -53,7 +53,7 @@ def face_region(resolution: int):
 
     The ellipse reaches from hairline to chin of the median face; its edge is soft.
     """
-    along = (jnp.arange(resolution) + 0.5) / resolution
+    along = (jnp.arange(resolution, dtype=jnp.float32) + 0.5) / resolution
     across, down = (along[None, :] - 0.5) / 0.30, (along[:, None] - 0.57) / 0.38
     radius = jnp.sqrt(across**2 + down**2)
     return jnp.clip((1.1 - radius) / 0.2, 0.0, 1.0)[..., None]
@@ -147,8 +147,8 @@ def make_step(config, encode):
             "total": total,
             "discriminator": judged,
             "discriminator_accuracy": accuracy,
-            "gradient_norm": optax.global_norm(grads),
-            "discriminator_gradient_norm": optax.global_norm(judge_grads),
+            "gradient_norm": optax.tree.norm(grads),
+            "discriminator_gradient_norm": optax.tree.norm(judge_grads),
             "cosine_target": _mean_where(changed, losses.cosine(embedding, targets)),
             "cosine_original": _mean_where(changed, losses.cosine(embedding, own)),
         }

@@ -32,8 +32,20 @@ class MarkerDetector:
         return Detections(boxes, np.full(len(boxes), 0.9, np.float32), points_in(boxes))
 
 
+class FixedDetector:
+    """Finds the same boxes in any photo."""
+
+    def __init__(self, boxes, points=None):
+        self.boxes = np.array(boxes, np.float32)
+        self.points = points_in(self.boxes) if points is None else points
+
+    def detect(self, photo):
+        scores = np.linspace(0.9, 0.5, len(self.boxes), dtype=np.float32)
+        return Detections(self.boxes, scores, self.points)
+
+
 def points_in(boxes):
-    """Five points of upright faces that fill boxes as the detector's boxes do: x 60 to 196 of 256."""
+    """Five points of upright faces, in boxes that reach from x = 60 to 196 of 256 in the frame."""
     scale = (boxes[:, 2] - boxes[:, 0]) / 136
     corner = boxes[:, :2] - scale[:, None] * np.array([60, 47], np.float32)
     points = corner[:, None] + scale[:, None, None] * alignment.TEMPLATE

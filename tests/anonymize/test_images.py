@@ -1,4 +1,5 @@
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -154,8 +155,17 @@ def test_all_metadata_goes_but_the_profile(format):
     written = _open(result)
     assert b"SECRET" not in result and not written.getexif()
     assert written.info["icc_profile"] == SRGB
-    assert set(written.info) <= {"icc_profile", "jfif", "jfif_version", "jfif_unit",
-                                 "jfif_density", "loop", "background", "timestamp", "duration"}
+    assert set(written.info) <= {
+        "icc_profile",
+        "jfif",
+        "jfif_version",
+        "jfif_unit",
+        "jfif_density",
+        "loop",
+        "background",
+        "timestamp",
+        "duration",
+    }
 
 
 def test_a_jpeg_with_a_second_picture_keeps_only_the_first():
@@ -201,11 +211,9 @@ def test_what_cannot_be_done_is_said_in_one_line(data, line):
 
 def test_too_many_pixels_are_refused_before_they_are_decoded():
     header = bytearray(_file(np.zeros((1, 1), np.uint8), "PNG"))
-    header[16:24] = (20_000).to_bytes(4, "big") + (10_001).to_bytes(4, "big")
-    import zlib
-
+    header[16:24] = (20_000).to_bytes(4, "big") + (11_000).to_bytes(4, "big")
     header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
-    with pytest.raises(UserError, match="200 megapixels, more than 200|more than 200"):
+    with pytest.raises(UserError, match="220 megapixels, more than 200"):
         images.decode(bytes(header))
 
 

@@ -2,10 +2,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from fakes import FakeModel, MarkerDetector, colours, picture, points_in
+from fakes import FakeModel, FixedDetector, MarkerDetector, colours, picture, points_in
 
 from identitydp_jax.anonymize import commands, faces, photos
-from identitydp_jax.data.detection import Detections
 from identitydp_jax.privacy import PrivacySetting, keys
 
 BOXES = (20, 20, 60, 75), (100, 30, 140, 85)
@@ -15,16 +14,6 @@ SMALL = (80, 95, 90, 107)
 @pytest.fixture(autouse=True)
 def _fake(fake_model):
     pass
-
-
-class FixedDetector:
-    def __init__(self, boxes, points=None):
-        self.boxes = np.array(boxes, np.float32)
-        self.points = points_in(self.boxes) if points is None else points
-
-    def detect(self, photo):
-        scores = np.linspace(0.9, 0.5, len(self.boxes), dtype=np.float32)
-        return Detections(self.boxes, scores, self.points)
 
 
 def _anonymize(photo, *, seed=0, setting=None, model=None, detector=None, **options):

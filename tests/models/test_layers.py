@@ -13,20 +13,23 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def _random(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def _assert_same_with_gradients(ours, stock, x, kernel):
     """Compare values and both gradients of a random projection of the output."""
-    expected = stock(x, kernel)
-    np.testing.assert_allclose(ours(x, kernel), expected, rtol=1e-4, atol=1e-4)
-    weight = _random(9, *expected.shape)
-    found, wanted = (
-        jax.jit(jax.grad(lambda x, k, f=f: (weight * f(x, k)).sum(), argnums=(0, 1)))(x, kernel)
-        for f in (ours, stock)
-    )
-    for a, b in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+    weight = _random(9, *jax.eval_shape(stock, x, kernel).shape)
+
+    @jax.jit
+    def values_and_gradients(x, kernel):
+        results = []
+        for function in (ours, stock):
+            value, backward = jax.vjp(function, x, kernel)
+            results.append((value, *backward(weight)))
+        return results
+
+    for a, b in zip(*values_and_gradients(x, kernel), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 # Of each size one map above and one at or below 4x4, where the CPU gathers patches.
@@ -34,14 +37,11 @@ def _assert_same_with_gradients(ours, stock, x, kernel):
     ("size", "stride", "padding", "height", "width"),
     [
         (1, 1, 0, 5, 6),
-        (3, 1, 1, 2, 2),
         (3, 1, 1, 4, 4),
         (3, 1, 1, 5, 4),
         (3, 1, 1, 9, 7),
-        (4, 2, 1, 4, 4),
         (4, 2, 1, 8, 8),
         (4, 2, 1, 9, 12),
-        (4, 2, 2, 5, 6),
         (4, 2, 2, 12, 11),
         (4, 1, 2, 3, 3),
         (4, 1, 2, 9, 9),
@@ -62,7 +62,7 @@ def test_conv_is_the_stock_convolution(size, stride, padding, height, width):
     _assert_same_with_gradients(ours, stock, x, kernel)
 
 
-@pytest.mark.parametrize(("height", "width"), [(2, 2), (3, 5), (4, 4), (8, 8)])
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (3, 5), (8, 8)])
 def test_conv_transpose_is_the_stock_transposed_convolution(height, width):
     x, kernel = _random(0, 2, height, width, 5), _random(1, 4, 4, 5, 3)
 
@@ -107,17 +107,18 @@ def test_accelerators_compute_the_same(monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [2, 3, 8])
+@pytest.mark.parametrize("size", [2, 5])
 def test_double_is_half_pixel_bilinear(size):
     x = _random(0, 2, size, size + 1, 3)
     shape = (2, 2 * size, 2 * (size + 1), 3)
-    expected = jax.image.resize(x, shape, "bilinear")
-    np.testing.assert_allclose(layers.double(x), expected, rtol=1e-5, atol=1e-5)
+    expected = jax.jit(lambda x: jax.image.resize(x, shape, "bilinear"))(x)
+    found = jax.jit(layers.double)(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_instance_norm():
-    x = 5 + 3 * _random(0, 2, 4, 6, 3)
-    y = np.asarray(layers.instance_norm(x))
+    x = np.asarray(5 + 3 * _random(0, 2, 4, 6, 3))
+    y = np.asarray(jax.jit(layers.instance_norm)(x))
     np.testing.assert_allclose(y.mean((1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(y.std((1, 2)), 1, rtol=1e-4)
     expected = (x - x.mean((1, 2), keepdims=True)) / x.std((1, 2), keepdims=True)
@@ -128,7 +129,7 @@ def test_instance_norm_of_a_constant_is_zero():
     np.testing.assert_array_equal(layers.instance_norm(jnp.full((1, 4, 4, 2), 7.0)), 0)
 
 
-@pytest.mark.parametrize("size", [4, 5, 8])
+@pytest.mark.parametrize("size", [4, 5])
 def test_average_pool_counts_no_padding(size):
     x = np.asarray(_random(0, 1, size, size, 2))
     out = -(-size // 2)
@@ -141,14 +142,18 @@ def test_average_pool_counts_no_padding(size):
 
 
 def test_conv_layer_has_named_parameters_and_casts_them():
-    layer = layers.Conv(3, 4, 2, 1)
-    variables = layer.init(jax.random.key(0), jnp.zeros((1, 8, 8, 5)))
-    assert jax.tree.map(jnp.shape, variables) == {"params": {"kernel": (4, 4, 5, 3), "bias": (3,)}}
-    assert layer.apply(variables, jnp.zeros((1, 8, 8, 5), jnp.bfloat16)).dtype == jnp.bfloat16
+    half = jax.ShapeDtypeStruct((1, 8, 8, 5), jnp.bfloat16)
+    down = layers.Conv(3, 4, 2, 1)
+    variables = jax.eval_shape(down.init, jax.random.key(0), half)
+    assert jax.tree.map(lambda x: x.shape, variables) == {
+        "params": {"kernel": (4, 4, 5, 3), "bias": (3,)}
+    }
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(variables))
+    assert jax.eval_shape(down.apply, variables, half).dtype == jnp.bfloat16
     up = layers.Conv(3, 4, use_bias=False, transpose=True)
-    variables = up.init(jax.random.key(0), jnp.zeros((1, 2, 2, 5)))
+    variables = jax.eval_shape(up.init, jax.random.key(0), half)
     assert list(variables["params"]) == ["kernel"]
-    assert up.apply(variables, jnp.zeros((1, 2, 2, 5))).shape == (1, 4, 4, 3)
+    assert jax.eval_shape(up.apply, variables, half).shape == (1, 16, 16, 3)
 
 
 def test_parameter_count():

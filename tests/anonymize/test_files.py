@@ -1,0 +1,154 @@
+import json
+import os
+import pathlib
+
+import pytest
+
+from identitydp_jax.anonymize import files, manifest
+from identitydp_jax.checks import UserError
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """photos/{a.jpg, b.PNG, notes.txt, .hidden.jpg, sub/c.webp, .cache/d.jpg}, as the folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jpg", "b.PNG", "notes.txt", ".hidden.jpg", "sub/c.webp", ".cache/d.jpg"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path
+
+
+def _names(*inputs, output="out", recursive=False):
+    found = files.find([str(given) for given in inputs], pathlib.Path(output), recursive=recursive)
+    return [job.name for job in found.jobs]
+
+
+def _record(folder, *names):
+    lines = [{"identitydp": "1", "output": name, "output_sha256": "0"} for name in names]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / manifest.NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_folders(tree):
+    assert _names("photos") == ["a.jpg", "b.PNG"]
+    assert _names("photos", recursive=True) == ["a.jpg", "b.PNG", "sub/c.webp"]
+    assert _names("photos/") == ["a.jpg", "b.PNG"]
+    found = files.find(["photos"], pathlib.Path("out"), recursive=False)
+    assert found.skipped == [
+        "left out 1 .txt file: only .jpg, .jpeg, .png, .webp are read from folders"
+    ]
+    assert found.problems == []
+
+
+def test_files_are_taken_whatever_they_are_called(tree):
+    assert _names("photos/a.jpg", "photos/notes.txt") == ["a.jpg", "notes.txt"]
+
+
+def test_quoted_globs_keep_the_folders_after_their_fixed_part(tree):
+    assert _names("photos/*.jpg") == ["a.jpg"]
+    assert _names("photos/**/*.webp") == ["sub/c.webp"]
+    assert _names("*/sub/*") == ["photos/sub/c.webp"]
+    assert _names(tree / "photos" / "?.*") == ["a.jpg", "b.PNG"]
+
+
+def test_names_that_look_like_globs_are_names_first(tree):
+    (tree / "photos/x[1].jpg").write_bytes(b"x")
+    assert _names("photos/x[1].jpg") == ["x[1].jpg"]
+
+
+def test_an_input_given_twice_is_done_once(tree):
+    assert _names("photos/a.jpg", "photos", tree / "photos/a.jpg") == ["a.jpg", "b.PNG"]
+
+
+@pytest.mark.parametrize("given", ["missing.jpg", "photos/*.gif", "photos/a.jpg/x", "no\0name"])
+def test_missing_inputs_are_problems_of_one_line(tree, given):
+    found = files.find([given, "photos/a.jpg"], pathlib.Path("out"), recursive=False)
+    assert len(found.jobs) == 1 and len(found.problems) == 1
+    assert given in found.problems[0] and "\n" not in found.problems[0]
+
+
+def test_pipes_are_not_waited_for(tree):
+    os.mkfifo(tree / "photos" / "pipe.jpg")
+    found = files.find(["photos"], pathlib.Path("out"), recursive=False)
+    assert len(found.jobs) == 2 and "pipe.jpg: not a file" in found.problems[0]
+
+
+def test_an_unreadable_folder_is_a_problem(tree, monkeypatch):
+    real = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = files.find(["photos"], pathlib.Path("out"), recursive=True)
+    assert len(found.jobs) == 2
+    assert found.problems == ["photos/sub: Permission denied"]
+
+
+@pytest.mark.parametrize("output", ["photos", "photos/../photos", "link"])
+def test_results_never_replace_inputs(tree, output):
+    (tree / "link").symlink_to("photos")
+    with pytest.raises(UserError, match="over the input"):
+        _names("photos", output=output)
+    with pytest.raises(UserError, match="over the input"):
+        _names("photos/a.jpg", output=output)
+    with pytest.raises(UserError, match="over the input"):
+        _names("photos/sub", "photos/sub/../a.jpg", output="photos/sub")
+
+
+def test_two_photos_with_one_result_are_refused(tree):
+    (tree / "photos/sub/a.jpg").write_bytes(b"y")
+    with pytest.raises(UserError, match=r"photos/a\.jpg and photos/sub/a\.jpg would both become"):
+        _names("photos/a.jpg", "photos/sub/a.jpg")
+    assert _names("photos", recursive=True) == ["a.jpg", "b.PNG", "sub/a.jpg", "sub/c.webp"]
+
+
+def test_the_output_folder_inside_the_input_is_left_out(tree):
+    for name in ("a.jpg", "sub/c.webp", "own.jpg"):
+        path = tree / "photos/out" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    names = _names("photos", output="photos/out", recursive=True)
+    assert names == ["a.jpg", "b.PNG", "sub/c.webp"]
+
+
+def test_outputs_of_earlier_runs_are_left_out(tree):
+    done = tree / "photos/done"
+    for name in ("x.jpg", "deep/y.jpg", "mine.jpg"):
+        (done / name).parent.mkdir(parents=True, exist_ok=True)
+        (done / name).write_bytes(b"x")
+    _record(done, "x.jpg", "deep/y.jpg")
+    found = files.find(["photos", "photos/done/deep/y.jpg"], pathlib.Path("out"), recursive=True)
+    assert [job.name for job in found.jobs] == ["a.jpg", "b.PNG", "done/mine.jpg", "sub/c.webp"]
+    assert found.skipped[-1] == "left out 3 photos that an earlier run wrote"
+
+
+def test_write_is_whole_or_nothing(tmp_path, monkeypatch):
+    target = tmp_path / "deep" / "photo.jpg"
+    files.write(target, b"old")
+    assert target.read_bytes() == b"old"
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert os.listdir(target.parent) == ["photo.jpg"]
+
+
+def test_a_killed_run_leaves_no_half_file(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    monkeypatch.setattr(os, "replace", kill)
+    with pytest.raises(Killed):
+        files.write(tmp_path / "photo.jpg", b"new")
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,83 @@
+import json
+import os
+
+import pytest
+
+from identitydp_jax.anonymize.manifest import NAME, Manifest, written_by_us
+from identitydp_jax.checks import UserError
+
+
+def _record(output, digest="aa"):
+    return {"identitydp": "1", "output": output, "output_sha256": digest}
+
+
+def test_records_are_found_again(tmp_path):
+    folder = tmp_path / "new" / "out"
+    with Manifest(folder) as manifest:
+        manifest.append(_record("a.jpg", "old"))
+        manifest.append(_record("a.jpg", "new"))
+        manifest.append({"identitydp": "1", "output": "b.jpg", "status": "failed"})
+    with Manifest(folder) as manifest:
+        assert manifest.find("a.jpg")["output_sha256"] == "new"
+        assert manifest.find("b.jpg") is None
+    assert written_by_us(folder) == {"a.jpg": "new"}
+
+
+def test_names_that_are_no_text_survive(tmp_path):
+    name = os.fsdecode(b"caf\xe9 \xc3\xa9\n.jpg")
+    with Manifest(tmp_path) as manifest:
+        manifest.append(_record(name))
+    with Manifest(tmp_path) as manifest:
+        assert manifest.find(name)
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_a_torn_last_line_loses_that_line_only(tmp_path, cut):
+    with Manifest(tmp_path) as manifest:
+        manifest.append(_record("a.jpg"))
+        manifest.append(_record("b.jpg"))
+    path = tmp_path / NAME
+    path.write_bytes(path.read_bytes()[:-cut])
+    with Manifest(tmp_path) as manifest:
+        assert manifest.find("a.jpg")
+        manifest.append(_record("c.jpg"))
+    assert set(written_by_us(tmp_path)) >= {"a.jpg", "c.jpg"}
+    last = path.read_text().splitlines()[-1]
+    assert json.loads(last)["output"] == "c.jpg"
+
+
+def test_foreign_lines_count_for_nothing(tmp_path):
+    (tmp_path / NAME).write_bytes(b'{"output": "a.jpg"}\n[1]\n"x"\n\xff\xfe\nnull\n')
+    assert written_by_us(tmp_path) == {}
+    with Manifest(tmp_path) as manifest:
+        assert manifest.find("a.jpg") is None
+
+
+def test_a_full_disk_leaves_the_manifest_as_it_was(tmp_path, monkeypatch):
+    with Manifest(tmp_path) as manifest:
+        manifest.append(_record("a.jpg"))
+        before = (tmp_path / NAME).read_bytes()
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+            patch.setattr(os, "fsync", full)
+            manifest.append(_record("b.jpg"))
+        assert (tmp_path / NAME).read_bytes() == before
+        manifest.append(_record("c.jpg"))
+    assert set(written_by_us(tmp_path)) == {"a.jpg", "c.jpg"}
+
+
+def test_two_runs_at_once_are_refused(tmp_path):
+    with Manifest(tmp_path), pytest.raises(UserError, match="another run"):
+        Manifest(tmp_path)
+    with Manifest(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(UserError, match="cannot write to"):
+            Manifest(folder)

@@ -1,0 +1,126 @@
+import dataclasses
+import hashlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+import tiny
+
+from identitydp_jax.checks import UserError
+from identitydp_jax.models import pretrained
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "deep" / "model.safetensors"
+    pretrained.save(path, tiny.CONFIG, tiny.variables(), encoder="w600k_mbf")
+    return path
+
+
+def test_round_trip(file):
+    found = pretrained.load(file)
+    assert found.config == tiny.CONFIG
+    assert found.encoder == "w600k_mbf"
+    wanted = tiny.variables()
+    assert jax.tree.structure(found.variables) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(found.variables), jax.tree.leaves(wanted), strict=True):
+        assert a.dtype == jnp.float32
+        np.testing.assert_array_equal(a, np.float32(np.float16(b)))
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_hash_is_that_of_the_file_and_follows_its_content(file):
+    assert pretrained.load(file).sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    before = file.read_bytes()
+    pretrained.save(file, tiny.CONFIG, tiny.variables(seed=1), encoder="w600k_mbf")
+    assert pretrained.load(file).sha256 != hashlib.sha256(before).hexdigest()
+
+
+def _rewritten(file, *, change_tensors=lambda x: x, change_metadata=lambda x: x):
+    with safetensors.safe_open(file, "numpy") as opened:
+        metadata = opened.metadata()
+    tensors = change_tensors(safetensors.numpy.load(file.read_bytes()))
+    file.write_bytes(safetensors.numpy.save(tensors, change_metadata(metadata)))
+
+
+def _refusal(file):
+    with pytest.raises(UserError) as caught:
+        pretrained.load(file)
+    message = str(caught.value)
+    assert str(file) in message
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: {**x, "params/encoder/down0/kernel": x["params/encoder/down0/kernel"][:1]},
+        lambda x: {k: v for k, v in x.items() if "block0" not in k},
+        lambda x: {**x, "params/more": np.zeros(3, np.float16)},
+    ],
+    ids=["shape", "missing", "more"],
+)
+def test_other_parameters_are_refused(file, change):
+    _rewritten(file, change_tensors=change)
+    assert "not those of the network it describes" in _refusal(file)
+
+
+def test_network_of_another_size_is_refused(file):
+    config = json.dumps(dataclasses.asdict(dataclasses.replace(tiny.CONFIG, width=1 / 16)))
+    _rewritten(file, change_metadata=lambda x: {**x, "config": config})
+    assert "not those of the network it describes" in _refusal(file)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"config": "{", "encoder": "w600k_mbf"},
+        {"config": "[]", "encoder": "w600k_mbf"},
+        {"config": '{"depth": 3}', "encoder": "w600k_mbf"},
+        {"config": '{"resolution": 100}', "encoder": "w600k_mbf"},
+        {"config": '{"width": "wide"}', "encoder": "w600k_mbf"},
+        {"config": '{"width": "0.5"}', "encoder": "w600k_mbf"},
+        {"config": '{"identity_dimension": -1}', "encoder": "w600k_mbf"},
+    ],
+)
+def test_foreign_metadata_is_refused(file, metadata):
+    _rewritten(file, change_metadata=lambda _: metadata)
+    assert "not a model file" in _refusal(file)
+
+
+def test_foreign_and_broken_files_are_refused(file, tmp_path):
+    whole = file.read_bytes()
+    for content in (b"", b"not a model", whole[:4], whole[:100], whole[:-1], b"\xff" * 64):
+        file.write_bytes(content)
+        assert "not a model file" in _refusal(file)
+    for missing in (tmp_path / "none.safetensors", tmp_path):
+        assert "no model can be read here" in _refusal(missing)
+
+
+def test_names_of_shipped_models_are_listed():
+    with pytest.raises(UserError, match="give a file or one of default"):
+        pretrained.load("defualt")
+
+
+@pytest.mark.parametrize("value", [7e4, -1e9, np.inf, np.nan])
+def test_values_beyond_half_precision_are_refused(tmp_path, value):
+    variables = tiny.variables()
+    statistics = variables["batch_stats"]["encoder"]["down0_norm"]["norm"]
+    statistics["var"] = statistics["var"].at[0].set(value)
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(UserError, match=r"down0_norm/norm/var is beyond half precision"):
+        pretrained.save(path, tiny.CONFIG, variables, encoder="w600k_mbf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="the model cannot be written"):
+        pretrained.save(
+            tmp_path / "file" / "model.safetensors", tiny.CONFIG, tiny.variables(), encoder="x"
+        )

@@ -1,0 +1,91 @@
+import subprocess
+import sys
+import types
+
+import pytest
+
+import identitydp_jax
+from identitydp_jax import cli
+from identitydp_jax.checks import UserError
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """A subcommand `play` whose `run` a test sets."""
+    module = types.SimpleNamespace(add_parser=lambda subparsers: subparsers.add_parser("play"))
+    monkeypatch.setattr(cli, "_COMMANDS", {"play": "play"})
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: module)
+    monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
+    return module
+
+
+def test_the_status_of_a_command_is_that_of_the_program(command):
+    command.run = lambda args: 3
+    assert cli.main(["play"]) == 3
+
+
+def test_user_errors_are_one_line(command, capsys):
+    def fail(args):
+        raise UserError("photo.jpg: too small: give a larger one")
+
+    command.run = fail
+    assert cli.main(["play"]) == 2
+    assert capsys.readouterr().err == "identitydp: error: photo.jpg: too small: give a larger one\n"
+
+
+def test_interrupting_is_no_traceback(command, capsys):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    command.run = interrupt
+    assert cli.main(["play"]) == 130
+    assert capsys.readouterr().err == "identitydp: interrupted\n"
+
+
+def test_errors_of_the_program_are_not_hidden(command):
+    def fail(args):
+        raise RuntimeError("a bug")
+
+    command.run = fail
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["play"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["--nothing"]])
+def test_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2 and "usage: identitydp" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"identitydp {identitydp_jax.__version__}\n"
+
+
+def test_help_is_quick_because_it_imports_nothing_slow():
+    program = (
+        "import sys\n"
+        "from identitydp_jax import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "slow = {'jax', 'flax', 'cv2', 'PIL', 'numpy', 'onnxruntime', 'orbax', 'tqdm'}\n"
+        "sys.exit(', '.join(slow & set(sys.modules)) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in cli._COMMANDS:
+        assert name in done.stdout
+
+
+def test_compilations_are_kept_unless_the_user_says_otherwise(monkeypatch, tmp_path):
+    monkeypatch.setenv("IDENTITYDP_CACHE", str(tmp_path))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "7")
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    cli._cache_compilations()
+    assert cli.os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "compiled")
+    assert cli.os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "7"

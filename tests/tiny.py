@@ -1,0 +1,74 @@
+"""Networks and faces small enough for tests."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
+from identitydp_jax.training.configuration import read_config
+
+CONFIG = AEIConfig(64, 1 / 32)
+
+
+def filled(shapes, seed: int = 0):
+    """Fill a tree of shapes: kernels of variance 1 / fan-in, ones for scales, zeros otherwise."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(path, shape):
+        name = path[-1].key
+        if name == "kernel":
+            value = rng.normal(0, np.prod(shape.shape[:-1]) ** -0.5, shape.shape)
+        else:
+            value = np.full(shape.shape, float(name in ("scale", "var")))
+        return jnp.asarray(value, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+def variables(config=CONFIG, seed: int = 0):
+    """Random parameters and fresh statistics of an `AEINet`."""
+    return filled(variable_shapes(config), seed)
+
+
+def faces(count: int, resolution: int = 64, seed: int = 0):
+    """Smooth random pictures, uint8 (count, resolution, resolution, 3)."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (count, 8, 8, 3), np.uint8)
+    size = (resolution, resolution)
+    smooth = [Image.fromarray(x).resize(size, Image.Resampling.BICUBIC) for x in coarse]
+    return np.stack([np.asarray(x) for x in smooth])
+
+
+def encode(params, crops):
+    """Stand for an identity encoder: unit embeddings (N, 512) of crops (N, 112, 112, 3)."""
+    blocks = crops.reshape(-1, 16, 7, 16, 7, 3).mean((2, 4)).reshape(-1, 768)
+    embedding = blocks @ params["kernel"]
+    return embedding / jnp.linalg.norm(embedding, axis=-1, keepdims=True)
+
+
+def encoder_params():
+    """Parameters of `encode`."""
+    kernel = np.random.default_rng(1).normal(size=(768, 512)).astype(np.float32)
+    return {"kernel": jnp.asarray(kernel)}
+
+
+def write_faces(folder, count: int, resolution: int = 64):
+    """Write `faces` into a folder as PNG files and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, face in enumerate(faces(count, resolution)):
+        Image.fromarray(face).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def training_config(*overrides: str):
+    """The configuration that ships, shrunk to a network that trains in seconds."""
+    path = pathlib.Path(__file__).parents[1] / "configs" / "synthetic128.py"
+    small = (
+        "network.resolution=64", "network.width=0.03125", "discriminator.width=0.03125",
+        "discriminator.layers=1", "batch_size=8", "steps=6", "log_every=1", "picture_every=3",
+        "checkpoint_every=3",
+    )  # fmt: skip
+    return read_config(path, (*small, *overrides))

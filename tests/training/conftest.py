@@ -1,0 +1,26 @@
+"""What the tests of training share."""
+
+import jax
+import optax
+import pytest
+
+from identitydp_jax.training import state, step
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _optax_promotes():
+    """Let optax mix integers and floats, as its bias correction does; our own code may not."""
+    stock = state.optimizer
+
+    def optimizer(config):
+        transform = stock(config)
+
+        def update(*args):
+            with jax.numpy_dtype_promotion("standard"):
+                return transform.update(*args)
+
+        return optax.GradientTransformation(transform.init, update)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "optimizer", optimizer)
+        yield

@@ -1,0 +1,115 @@
+"""The losses against the formulas, written out in numpy."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from identitydp_jax.training import losses
+
+
+def _random(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def _logits(seed):
+    return [2 * _random(4, side, side, 1, seed=seed + side) for side in (5, 3, 2)]
+
+
+def _sigmoid(x):
+    return 1 / (1 + np.exp(-x.astype(np.float64)))
+
+
+def _same(found, expected):
+    assert found.dtype == jnp.float32
+    assert found.shape == ()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_log_loss_is_equation_14():
+    real, fake = _logits(0), _logits(10)
+    expected = np.mean([-np.log(_sigmoid(x)).mean() for x in real])
+    expected += np.mean([-np.log(1 - _sigmoid(x)).mean() for x in fake])
+    _same(losses.discriminator_adversarial(real, fake, "log"), expected)
+    # The generator's form does not saturate: -log D instead of log(1 - D).
+    _same(
+        losses.generator_adversarial(fake, "log"),
+        np.mean([-np.log(_sigmoid(x)).mean() for x in fake]),
+    )
+
+
+def test_hinge_loss():
+    real, fake = _logits(0), _logits(10)
+    expected = np.mean([np.maximum(0, 1 - x).mean() for x in real])
+    expected += np.mean([np.maximum(0, 1 + x).mean() for x in fake])
+    _same(losses.discriminator_adversarial(real, fake, "hinge"), expected)
+    _same(losses.generator_adversarial(fake, "hinge"), -np.mean([x.mean() for x in fake]))
+
+
+@pytest.mark.parametrize("kind", losses.KINDS)
+def test_adversaries_want_opposite_things(kind):
+    low, high = [np.full((1, 2, 2, 1), -0.5, np.float32)], [np.full((1, 2, 2, 1), 0.5, np.float32)]
+    assert losses.generator_adversarial(high, kind) < losses.generator_adversarial(low, kind)
+    right = losses.discriminator_adversarial(high, low, kind)
+    assert right < losses.discriminator_adversarial(low, high, kind)
+
+
+def test_every_scale_counts_the_same():
+    small, large = np.full((1, 2, 2, 1), 1.0, np.float32), np.full((1, 9, 9, 1), 3.0, np.float32)
+    _same(losses.generator_adversarial([small, large], "hinge"), -2.0)
+
+
+def test_identity_is_equation_15():
+    a, b = _random(6, 512, seed=1), _random(6, 512, seed=2)
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    expected = np.mean([1 - float(x @ y) for x, y in zip(a, b, strict=True)])
+    _same(losses.identity(a, b), expected)
+    np.testing.assert_allclose(losses.identity(a, a), 0, atol=1e-6)
+    np.testing.assert_allclose(losses.identity(a, -a), 2, rtol=1e-6)
+    np.testing.assert_allclose(losses.cosine(a, b), (a * b).sum(1), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
+def test_attributes_is_equation_16(reduction):
+    maps = [_random(3, side, side, channels, seed=side) for side, channels in ((2, 8), (4, 5))]
+    targets = [_random(*x.shape, seed=20 + x.shape[1]) for x in maps]
+    expected = 0.0
+    for a, b in zip(maps, targets, strict=True):
+        squares = (a.astype(np.float64) - b) ** 2
+        expected += squares.sum() / 3 if reduction == "sum" else squares.mean()
+    _same(losses.attributes(maps, targets, reduction), expected / 2)
+
+
+@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
+def test_reconstruction_is_equation_17(reduction):
+    drawn, faces = _random(4, 8, 8, 3, seed=1), _random(4, 8, 8, 3, seed=2)
+    same = np.array([1, 0, 1, 0], np.float32)
+    expected = 0.0
+    for i in (0, 2):
+        squares = (drawn[i].astype(np.float64) - faces[i]) ** 2
+        expected += squares.sum() if reduction == "sum" else squares.mean()
+    weight = same[:, None, None, None]
+    _same(losses.reconstruction(drawn, faces, weight, reduction), expected / 2 / 4)
+
+
+def test_reconstruction_is_zero_where_identity_and_attributes_differ():
+    drawn, faces = _random(2, 8, 8, 3, seed=1), _random(2, 8, 8, 3, seed=2)
+    assert losses.reconstruction(drawn, faces, np.zeros((2, 1, 1, 1), np.float32), "mean") == 0
+
+
+def test_reconstruction_weighs_pixels():
+    drawn, faces = _random(2, 8, 8, 3, seed=1), _random(2, 8, 8, 3, seed=2)
+    weight = np.zeros((2, 8, 8, 1), np.float32)
+    weight[:, :2] = 0.25
+    expected = 0.5 * 0.25 * ((drawn - faces)[:, :2].astype(np.float64) ** 2).sum() / 2
+    _same(losses.reconstruction(drawn, faces, weight, "sum"), expected)
+
+
+def test_colour_sees_blocks_and_no_features():
+    faces = _random(2, 16, 16, 3)
+    brighter = faces + np.float32(0.2)
+    _same(losses.colour(brighter, faces), 0.5 * 0.2**2)
+    stripes = faces + np.where(np.arange(16) % 2, 0.5, -0.5).astype(np.float32)[:, None]
+    np.testing.assert_allclose(losses.colour(stripes, faces), 0, atol=1e-10)
+    one_block = faces.copy()
+    one_block[0, 8:, :8, 1] += 0.4
+    _same(losses.colour(one_block, faces), 0.5 * 0.4**2 / (2 * 4 * 3))
