@@ -30,13 +30,14 @@ def get_config():
         {
             "kind": "hinge",
             "reduction": "mean",
+            "adversarial": 2.0,
             "identity": 6.0,
             "attributes": 10.0,
             "reconstruction": 50.0,
             # Beyond the paper: the share of L_rec outside the face where the identity changes,
             # and the weights of the terms for colour and for what leaks of the original.
             "background": 1.0,
-            "leak": 4.0,
+            "leak": 6.0,
             "colour": 200.0,
         }
     )

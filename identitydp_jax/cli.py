@@ -15,6 +15,7 @@ _COMMANDS = {
     "anonymize": "identitydp_jax.anonymize.commands",
     "demo": "identitydp_jax.demo",
     "train": "identitydp_jax.training.commands",
+    "data": "identitydp_jax.training.data_commands",
     "weights": "identitydp_jax.weights.commands",
 }
 

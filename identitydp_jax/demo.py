@@ -60,6 +60,8 @@ def _folder(given: str) -> pathlib.Path:
     folder = pathlib.Path(given).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"{folder}: not a folder; name another with --output") from None
     except OSError as error:
         raise _cannot_write(folder, error) from None
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -85,9 +85,15 @@ def test_faces_ship_small_and_without_metadata():
 
 def test_output_that_cannot_be_made_is_one_line_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file.*name another folder with --output") as raised:
+    with pytest.raises(UserError, match=r"file: not a folder.*--output") as raised:
         _run("--output", tmp_path / "file", "--model", "no such model")
     assert "\n" not in str(raised.value)
+
+
+def test_output_below_a_file_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written.*--output"):
+        _run("--output", tmp_path / "file" / "below", "--model", "no such model")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

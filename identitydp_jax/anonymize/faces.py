@@ -83,7 +83,15 @@ def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np
         return np.zeros((0, side, side, 3), np.uint8)
     # Few sizes of batches mean few compilations; the padding repeats the last face.
     index = np.minimum(np.arange(_padded(count)), count - 1)
-    drawn = _anonymize(model.config, model.encode, setting, model.params, faces[index], keys[index])
+    drawn = _anonymize(
+        model.config,
+        model.encode,
+        setting.mechanism,
+        model.params,
+        faces[index],
+        keys[index],
+        np.float32(setting.scale),
+    )
     return np.asarray(drawn)[:count]
 
 
@@ -103,13 +111,13 @@ def _padded(count: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _anonymize(config, encode, setting, params, faces, keys):
+def _anonymize(config, encode, mechanism, params, faces, keys, scale):
     net = AEINet(config)
 
     def chunk(batch):
         x, key = to_float(batch[0]), batch[1]
         identity = encode(params["encoder"], identity_crop(x))
-        noised = perturb(identity, key=key, setting=setting)
+        noised = perturb(identity, key=key, mechanism=mechanism, scale=scale)
         y = net.apply(params["network"], x, noised)
         return to_uint8(y)
 

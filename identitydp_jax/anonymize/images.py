@@ -9,7 +9,7 @@ from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
 
 from identitydp_jax.checks import UserError
 
-MAX_MEGAPIXELS = 200  # about 13 bytes of memory a pixel are needed
+MAX_MEGAPIXELS = 200  # a run takes about 10 bytes of memory a pixel
 _GRAY = ("1", "L", "LA", "I", "I;16")
 _COLOUR = ("P", "RGB", "RGBA", "CMYK")
 

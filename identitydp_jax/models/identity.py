@@ -1,8 +1,9 @@
 """Identity encoders by name or file: the frozen ArcFace r_id of the paper's Section 4.1."""
 
+import dataclasses
 import pathlib
-from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -14,9 +15,20 @@ _LAYOUTS = {"MobileFaceNet": mobilefacenet, "IResNet": iresnet}
 _FACE = jax.ShapeDtypeStruct((1, 112, 112, 3), jnp.float32)
 
 
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """An identity encoder as a pure function; two of one network are equal, so jit knows them."""
+
+    network: nn.Module
+
+    def __call__(self, params: dict, faces: jax.Array) -> jax.Array:
+        """Map aligned faces (N, 112, 112, 3) in [-1, 1] to unit embeddings (N, 512)."""
+        return self.network.apply({"params": params}, faces)
+
+
 def load_encoder(
     name_or_path: str | pathlib.Path = "w600k_mbf",
-) -> tuple[Callable[[dict, jax.Array], jax.Array], dict]:
+) -> tuple[Encoder, dict]:
     """Load a pretrained identity encoder.
 
     Args:
@@ -39,7 +51,7 @@ def load_encoder(
             raise UserError(f"{path}: neither a pretrained encoder ({_names()}) nor an ONNX file")
     network, params = _convert(onnx_file.read(path), path)
     params = jax.tree.map(jnp.asarray, params)
-    return lambda params, faces: network.apply({"params": params}, faces), params
+    return Encoder(network), params
 
 
 def _convert(model: onnx_file.OnnxModel, path: pathlib.Path) -> tuple:

@@ -105,19 +105,20 @@ class PrivacySetting:
         )
 
 
-def perturb(embedding, *, key, setting: PrivacySetting):
-    """Perturb identity embeddings as `setting` says.
+def perturb(embedding, *, key, mechanism: str, scale):
+    """Perturb identity embeddings with the mechanism and the scale of a `PrivacySetting`.
 
     Args:
       embedding: (512,) or (..., 512) floating, any length; rows are normalised to unit L2 here,
         because the sensitivity holds for unit vectors alone. Rows that are zero or not finite
         give a direction of pure noise.
       key: typed threefry keys, one per row, of shape `embedding.shape[:-1]`.
-      setting: static under jit.
+      mechanism: of the setting, static under jit.
+      scale: of the setting, may be traced, so that one compilation serves every budget.
 
     Returns:
       float32 of the same shape, unit L2 rows, always finite. A row is a function of that row, its
-      key and the setting, not of the batch: random bits exactly, values to float32 rounding.
+      key, mechanism and scale, not of the batch: random bits exactly, values to float32 rounding.
 
     Raises:
       TypeError: `key` is not an array of typed threefry keys.
@@ -128,9 +129,9 @@ def perturb(embedding, *, key, setting: PrivacySetting):
             f"embedding has shape {jnp.shape(embedding)}: the sensitivity is that of "
             f"{EMBEDDING_DIM} dimensions, give (..., {EMBEDDING_DIM})"
         )
-    if setting.mechanism == "random":
+    if mechanism == "random":
         return random_identity(jnp.shape(embedding), key=key)
-    return laplace(embedding, key=key, scale=setting.scale)
+    return laplace(embedding, key=key, scale=scale)
 
 
 def laplace(embedding, *, key, scale):

@@ -11,8 +11,8 @@ from identitydp_jax.checks import UserError, one_of, positive
 _COUNTS = ("batch_size", "steps", "log_every", "picture_every", "checkpoint_every", "keep",
            "synthetic_faces", "discriminator.layers")  # fmt: skip
 _SHARES = ("mixture.same", "mixture.other", "mixture.noised")
-_WEIGHTS = ("loss.identity", "loss.attributes", "loss.reconstruction", "loss.background",
-            "loss.leak", "loss.colour")  # fmt: skip
+_WEIGHTS = ("loss.adversarial", "loss.identity", "loss.attributes", "loss.reconstruction",
+            "loss.background", "loss.leak", "loss.colour")  # fmt: skip
 _SEED_LIMIT = 2**32  # `jax.random.key` drops higher bits: two seeds would give the same run
 
 

@@ -6,6 +6,7 @@ import optax
 
 from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.identity_crop import identity_crop
+from identitydp_jax.models.layers import double
 from identitydp_jax.models.pixels import to_float
 from identitydp_jax.privacy.calibration import l1_sensitivity
 from identitydp_jax.privacy.mechanism import laplace, random_identity
@@ -48,6 +49,17 @@ def draw_targets(own, *, key, mixture):
     return targets, (u[:, 0] < first).astype(jnp.float32)
 
 
+def soften(faces, *, key):
+    """Take fine detail from faces (N, R, R, 3), each by its own random amount from 0 to all.
+
+    What an encoder still sees then is a change of features, not a texture that only misleads it.
+    """
+    n, side, _, channels = faces.shape
+    blocks = faces.reshape(n, side // 2, 2, side // 2, 2, channels).mean((2, 4))
+    amount = jax.random.uniform(key, (n, 1, 1, 1))
+    return faces + amount * (double(blocks) - faces)
+
+
 def face_region(resolution: int):
     """Where a face lies in the model frame: float32 (R, R, 1), 1 inside an ellipse, 0 outside.
 
@@ -72,7 +84,7 @@ def make_step(config, encode):
     transform, weights = optimizer(config), config.loss
     outside = weights.background * (1.0 - face_region(config.network.resolution))
 
-    def generator_loss(params, state, encoder_params, faces, own, targets, same):
+    def generator_loss(params, state, encoder_params, faces, own, targets, same, key):
         variables = {"params": params, "batch_stats": state.batch_stats}
         maps, updates = net.apply(
             variables, faces, train=True, method="attributes", mutable=["batch_stats"]
@@ -86,7 +98,7 @@ def make_step(config, encode):
         again, _ = net.apply(
             variables, drawn, train=True, method="attributes", mutable=["batch_stats"]
         )
-        embedding = encode(encoder_params, identity_crop(drawn))
+        embedding = encode(encoder_params, identity_crop(soften(drawn, key=key)))
         logits = judge.apply({"params": state.discriminator}, drawn)
         terms = {
             "adversarial": losses.generator_adversarial(logits, weights.kind),
@@ -99,7 +111,7 @@ def make_step(config, encode):
             "colour": losses.colour(drawn, faces),
         }
         total = (
-            terms["adversarial"]
+            weights.adversarial * terms["adversarial"]
             + weights.identity * terms["identity"]
             + weights.leak * terms["leak"]
             + weights.attributes * terms["attributes"]
@@ -117,11 +129,12 @@ def make_step(config, encode):
     def step(state: TrainState, encoder_params, faces, key):
         faces = to_float(faces)
         own = encode(encoder_params, identity_crop(faces))
-        targets, same = draw_targets(own, key=key, mixture=config.mixture)
+        target_key, soften_key = jax.random.split(key)
+        targets, same = draw_targets(own, key=target_key, mixture=config.mixture)
 
         gradient = jax.value_and_grad(generator_loss, has_aux=True)
         (total, aux), grads = gradient(
-            state.params, state, encoder_params, faces, own, targets, same
+            state.params, state, encoder_params, faces, own, targets, same, soften_key
         )
         terms, drawn, embedding, batch_stats = aux
         updates, moments = transform.update(grads, state.optimizer, state.params)

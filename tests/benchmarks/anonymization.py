@@ -104,7 +104,9 @@ def _anonymize(model, crops, setting):
     )
     return np.concatenate(
         [
-            anonymize_faces(model, crops[i : i + _BATCH], keys=keys[i : i + _BATCH], setting=setting)
+            anonymize_faces(
+                model, crops[i : i + _BATCH], keys=keys[i : i + _BATCH], setting=setting
+            )
             for i in range(0, len(crops), _BATCH)
         ]
     )
@@ -121,7 +123,12 @@ def _found_again(detector, photo, before) -> bool:
 def _ssim(a, b):
     """SSIM with the original paper's Gaussian window and constants."""
     return structural_similarity(
-        a, b, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        a,
+        b,
+        channel_axis=2,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
         data_range=255,
     )
 

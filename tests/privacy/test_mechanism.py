@@ -61,7 +61,9 @@ def test_coordinates_are_uncorrelated_with_each_other_and_the_input():
 @pytest.mark.parametrize("name", calibration.CALIBRATIONS)
 def test_perturb_matches_an_independent_reference(name, factor, accepted):
     n, setting = 1500, PrivacySetting("laplace", 800.0, name)
-    measured = np.asarray(perturb(first_axis(n), key=keys(n), setting=setting))[:, 0]
+    measured = np.asarray(
+        perturb(first_axis(n), key=keys(n), mechanism=setting.mechanism, scale=setting.scale)
+    )[:, 0]
     noise = np.random.default_rng(1).laplace(size=(n, D)) * factor * setting.scale
     reference = first_axis(n) + noise
     reference = reference[:, 0] / np.linalg.norm(reference, axis=1)
@@ -88,8 +90,10 @@ def test_expected_cosine_at_its_ends():
 
 
 def test_random_identity_is_uniform_and_never_saw_the_input():
-    seen = perturb(unit_rows(500), key=keys(500), setting=RANDOM)
-    other = perturb(np.full((500, D), np.nan), key=keys(500), setting=RANDOM)
+    seen = perturb(unit_rows(500), key=keys(500), mechanism=RANDOM.mechanism, scale=RANDOM.scale)
+    other = perturb(
+        np.full((500, D), np.nan), key=keys(500), mechanism=RANDOM.mechanism, scale=RANDOM.scale
+    )
     np.testing.assert_array_equal(seen, other)
     # A coordinate of a uniform direction: (1 + y_0) / 2 is Beta((d-1)/2, (d-1)/2).
     beta = scipy.stats.beta((D - 1) / 2, (D - 1) / 2)
@@ -99,23 +103,35 @@ def test_random_identity_is_uniform_and_never_saw_the_input():
 @pytest.mark.parametrize("setting", [LAPLACE, RANDOM], ids=["laplace", "random"])
 def test_a_row_depends_on_its_own_key_and_input_alone(setting):
     r, k = unit_rows(24), keys(24)
-    whole = np.asarray(perturb(r, key=keys(24), setting=setting))
+    whole = np.asarray(perturb(r, key=keys(24), mechanism=setting.mechanism, scale=setting.scale))
 
-    alone = np.stack([perturb(r[i], key=k[i], setting=setting) for i in range(24)])
+    alone = np.stack(
+        [
+            perturb(r[i], key=k[i], mechanism=setting.mechanism, scale=setting.scale)
+            for i in range(24)
+        ]
+    )
     np.testing.assert_allclose(alone, whole, atol=3e-8)
     order = np.random.default_rng(2).permutation(24)
-    shuffled = perturb(r[order], key=keys(24)[order], setting=setting)
+    shuffled = perturb(
+        r[order], key=keys(24)[order], mechanism=setting.mechanism, scale=setting.scale
+    )
     np.testing.assert_allclose(shuffled, whole[order], atol=3e-8)
-    head = perturb(r[:5], key=keys(24)[:5], setting=setting)
+    head = perturb(r[:5], key=keys(24)[:5], mechanism=setting.mechanism, scale=setting.scale)
     np.testing.assert_allclose(head, whole[:5], atol=3e-8)
-    stacked = perturb(r.reshape(2, 3, 4, D), key=keys(24).reshape(2, 3, 4), setting=setting)
+    stacked = perturb(
+        r.reshape(2, 3, 4, D),
+        key=keys(24).reshape(2, 3, 4),
+        mechanism=setting.mechanism,
+        scale=setting.scale,
+    )
     np.testing.assert_allclose(np.reshape(stacked, (24, D)), whole, atol=3e-8)
 
 
 @pytest.mark.parametrize("setting", [LAPLACE, RANDOM], ids=["laplace", "random"])
 def test_jit_vmap_and_eight_devices_change_nothing(setting):
     def one(row, key):
-        return perturb(row, key=key, setting=setting)
+        return perturb(row, key=key, mechanism=setting.mechanism, scale=setting.scale)
 
     r, jitted = unit_rows(24), jax.jit(one)
     eager = np.asarray(one(r, keys(24)))
@@ -206,7 +222,9 @@ def test_gradients_are_finite(row):
 def test_half_precision_and_tiny_budgets_work():
     r = jnp.asarray(unit_rows(2), jnp.bfloat16)
     for epsilon in (1e-27, 1e27):
-        y = perturb(r, key=keys(2), setting=PrivacySetting("laplace", epsilon))
+        y = perturb(
+            r, key=keys(2), mechanism="laplace", scale=PrivacySetting("laplace", epsilon).scale
+        )
         assert y.dtype == jnp.float32 and np.isfinite(y).all()
 
 
@@ -222,12 +240,17 @@ def test_half_precision_and_tiny_budgets_work():
 @pytest.mark.parametrize("setting", [LAPLACE, RANDOM], ids=["laplace", "random"])
 def test_wrong_keys_are_refused(key, error, message, setting):
     with pytest.raises(error, match=message):
-        perturb(unit_rows(2), key=key(), setting=setting)
+        perturb(unit_rows(2), key=key(), mechanism=setting.mechanism, scale=setting.scale)
 
 
 def test_wrong_dimensions_are_refused():
     with pytest.raises(ValueError, match="512 dimensions"):
-        perturb(np.ones((2, 128), np.float32), key=keys(2), setting=LAPLACE)
+        perturb(
+            np.ones((2, 128), np.float32),
+            key=keys(2),
+            mechanism=LAPLACE.mechanism,
+            scale=LAPLACE.scale,
+        )
 
 
 @pytest.mark.parametrize("epsilon", [0, -1, math.nan, math.inf, -math.inf, 1e-40, 1e40])

@@ -7,7 +7,7 @@ from PIL import Image
 
 from identitydp_jax.checks import UserError
 from identitydp_jax.models import face_source
-from identitydp_jax.training import synthetic_source
+from identitydp_jax.training import data_commands
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +21,8 @@ def quick_faces(monkeypatch):
 
 def run(*words):
     parser = argparse.ArgumentParser()
-    synthetic_source.add_parser(parser.add_subparsers())
-    return synthetic_source.run(parser.parse_args(["data", "synthetic", *map(str, words)]))
+    data_commands.add_parser(parser.add_subparsers())
+    return data_commands.run(parser.parse_args(["data", "synthetic", *map(str, words)]))
 
 
 def test_writes_a_folder_and_goes_on(tmp_path, capsys):

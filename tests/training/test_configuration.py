@@ -1,0 +1,108 @@
+import pathlib
+
+import pytest
+import tiny
+
+from identitydp_jax.checks import UserError
+from identitydp_jax.training.configuration import check, read_config
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_of_the_repository_is_sound(path):
+    check(read_config(path))
+
+
+def test_overrides_change_values_and_keep_types():
+    config = tiny.training_config(
+        "batch_size=16", "learning_rate=1e-3", "data=a=b", "loss.kind=log", "mixture.epsilon=20,3e3"
+    )
+    assert config.batch_size == 16
+    assert config.learning_rate == 1e-3
+    assert config.data == "a=b"
+    assert config.loss.kind == "log"
+    assert config.mixture.epsilon == (20.0, 3000.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lerning_rate=1", "--set lerning_rate=1: .*did you mean learning_rate?"),
+        ("resolution=64", "did you mean network.resolution?"),
+        ("loss.colors=1", "did you mean loss.colour?"),
+        ("xyz=1", "there are average_decay, batch_size"),
+        ("network=1", "did you mean network"),
+        ("batch_size", "--set batch_size: give NAME=VALUE"),
+        ("=3", "give NAME=VALUE"),
+        ("batch_size=many", "'many' is not of type int"),
+        ("batch_size=1.5", "'1.5' is not of type int"),
+        ("learning_rate=fast", "'fast' is not of type float"),
+        ("mixture.epsilon=5", "'5' is not of type 2 values A,B"),
+        ("mixture.epsilon=5,6,7", "is not of type 2 values A,B"),
+        ("mixture.epsilon=low,high", "is not of type 2 values A,B"),
+    ],
+)
+def test_wrong_overrides_are_named_with_the_nearest_name(override, message):
+    with pytest.raises(UserError, match=message) as caught:
+        tiny.training_config(override)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("batch_size=0", "batch_size is 0: give a whole number from 1"),
+        ("log_every=0", "log_every is 0"),
+        ("checkpoint_every=-1", "checkpoint_every is -1"),
+        ("loss.kind=wasserstein", "loss.kind is 'wasserstein': choose one of log, hinge"),
+        ("loss.reduction=max", "loss.reduction is 'max': choose one of sum, mean"),
+        ("loss.identity=-1", "loss.identity is -1.0: give a finite number from 0"),
+        ("loss.colour=nan", "loss.colour is nan"),
+        ("learning_rate=0", "learning_rate is 0.0"),
+        ("average_decay=1", "average_decay is 1.0"),
+        ("mixture.same=0.9", "mixture.same, .* add up to more than 1"),
+        ("mixture.noised=-0.1", "mixture.noised is -0.1"),
+        ("mixture.epsilon=0,10", "mixture.epsilon is 0.0"),
+        ("mixture.epsilon=10,5", "give the lower bound first"),
+        ("network.resolution=100", "resolution is 100: choose 64, 128, 256 or 512"),
+        ("discriminator.width=0", "discriminator.width is 0.0"),
+        ("seed=4294967296", "seed is 4294967296"),
+    ],
+)
+def test_values_that_cannot_be_used_are_named(override, message):
+    with pytest.raises(UserError, match=message) as caught:
+        check(tiny.training_config(override))
+    assert "\n" not in str(caught.value)
+
+
+def _write(tmp_path, *lines):
+    path = tmp_path / "mine.py"
+    original = CONFIGS[0].read_text()
+    path.write_text("\n".join([original.replace("return config", ""), *lines, "    return config"]))
+    return path
+
+
+def test_a_configuration_that_lacks_a_value_is_refused(tmp_path):
+    path = _write(tmp_path, "    del config.learning_rate", "    config.lerning_rate = 1e-4")
+    with pytest.raises(UserError, match="lacks learning_rate"):
+        check(read_config(path))
+
+
+def test_a_setting_that_no_network_has_is_refused(tmp_path):
+    path = _write(tmp_path, "    config.network.widht = 0.5")
+    with pytest.raises(UserError, match=r"network.widht: no such setting; did you mean width\?"):
+        check(read_config(path))
+
+
+def test_files_that_are_no_configuration_are_refused(tmp_path):
+    (tmp_path / "empty.py").write_text("")
+    (tmp_path / "text.txt").write_text("")
+    for name, message in (
+        ("none.py", "no such configuration"),
+        ("empty.py", "defines no get_config"),
+        ("text.txt", "not a Python file"),
+        ("", "no such configuration"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_config(tmp_path / name)

@@ -1,0 +1,177 @@
+"""The loop, on the shipped configuration shrunk to a network that compiles in seconds."""
+
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from identitydp_jax.checks import UserError
+from identitydp_jax.training import loop
+from identitydp_jax.training import state as states
+from identitydp_jax.training.checkpoint import Checkpoints
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Share what is compiled: every run here is of the same step."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.0), strict=True):
+        jax.config.update(name, value)
+    yield
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.write_faces(tmp_path_factory.mktemp("faces"), 11)
+
+
+@pytest.fixture(autouse=True)
+def encoder(monkeypatch):
+    monkeypatch.setattr(loop, "load_encoder", lambda _: (tiny.encode, tiny.encoder_params()))
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """A run of six steps that nothing stops: its folder and last state."""
+    workdir = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "load_encoder", lambda _: (tiny.encode, tiny.encoder_params()))
+        return workdir, loop.train(tiny.training_config(f"data={folder}"), workdir)
+
+
+def _rows(workdir):
+    """Metrics by step, without the one that is a time."""
+    with (workdir / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        assert float(row.pop("images_per_second")) > 0
+    return rows
+
+
+def _assert_same_state(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def _stop_after(monkeypatch, steps, stopped_by=KeyboardInterrupt):
+    """Kill the next run when it asks for the batch after `steps`."""
+    stock = loop.training_batches
+
+    def batches(*args, start, **settings):
+        for i, batch in enumerate(stock(*args, start=start, **settings), start):
+            if i == steps:
+                raise stopped_by
+            yield batch
+
+    monkeypatch.setattr(loop, "training_batches", batches)
+
+
+def test_a_run_leaves_metrics_pictures_and_checkpoints(whole):
+    workdir, state = whole
+    assert int(state.step) == 6
+    assert [row["step"] for row in _rows(workdir)] == ["1", "2", "3", "4", "5", "6"]
+    assert [p.name for p in sorted((workdir / "pictures").iterdir())] == [
+        "00000003.png", "00000006.png",
+    ]  # fmt: skip
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["3", "6"]
+    assert list((workdir / "events").iterdir())
+
+
+def test_a_killed_run_continues_as_if_nothing_had_happened(whole, folder, tmp_path, monkeypatch):
+    config = tiny.training_config(f"data={folder}")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        _stop_after(patch, 5)
+        loop.train(config, tmp_path)
+    assert [row["step"] for row in _rows(tmp_path)] == ["1", "2", "3", "4", "5"]
+    state = loop.train(config, tmp_path)
+    assert _rows(tmp_path) == _rows(whole[0])
+    _assert_same_state(state, whole[1])
+    # A run that has ended does nothing more.
+    before = (tmp_path / "metrics.csv").read_bytes()
+    _assert_same_state(loop.train(config, tmp_path), state)
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(folder, tmp_path, monkeypatch):
+    sound = tiny.training_config(f"data={folder}", "steps=3", "log_every=100")
+    loop.train(sound, tmp_path)
+    broken = {"kernel": jnp.full_like(tiny.encoder_params()["kernel"], jnp.nan)}
+    monkeypatch.setattr(loop, "load_encoder", lambda _: (tiny.encode, broken))
+    config = tiny.training_config(
+        f"data={folder}", "steps=50", "log_every=100", "checkpoint_every=2"
+    )
+    with pytest.raises(UserError, match="is nan at step 4: stopped; the last checkpoint") as caught:
+        loop.train(config, tmp_path)
+    assert "\n" not in str(caught.value)
+    parts = {"network": dict(config.network), "discriminator": dict(config.discriminator)}
+    with Checkpoints(tmp_path / "checkpoints", keep=2, network=parts) as checkpoints:
+        state = checkpoints.restore(states.create(config))
+    assert int(state.step) == 3
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_a_run_of_other_networks_is_refused(whole, folder):
+    config = tiny.training_config(f"data={folder}", "network.width=0.0625")
+    with pytest.raises(UserError, match="holds a run of other networks") as caught:
+        loop.train(config, whole[0])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_batch_must_split_over_the_devices(folder, tmp_path):
+    config = tiny.training_config(f"data={folder}", "batch_size=12")
+    with pytest.raises(UserError, match="batch_size is 12: make it a multiple of the 8 devices"):
+        loop.train(config, tmp_path)
+
+
+def test_a_folder_without_images_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name, message in (("empty", "holds no image"), ("none", "not a folder")):
+        config = tiny.training_config(f"data={tmp_path / name}")
+        with pytest.raises(UserError, match=f"{name}: {message}"):
+            loop.train(config, tmp_path / "run")
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    folder = tiny.write_faces(tmp_path / "faces", 2)
+    (folder / "000.png").write_text("no image")
+    (folder / "001.png").write_text("no image")
+    config = tiny.training_config(f"data={folder}")
+    with pytest.raises(UserError, match=r"00[01].png: cannot be read as an image"):
+        loop.train(config, tmp_path / "run")
+
+
+def test_a_workdir_that_cannot_be_written_is_named(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    config = tiny.training_config(f"data={folder}")
+    # Not even an administrator may make files in /proc.
+    for workdir in (tmp_path / "file", tmp_path / "file" / "run", "/proc"):
+        with pytest.raises(
+            UserError, match=r"cannot be written .*give another --workdir"
+        ) as caught:
+            loop.train(config, workdir)
+        assert str(workdir) in str(caught.value)
+
+
+def test_values_are_checked_before_anything_is_made(folder, tmp_path):
+    with pytest.raises(UserError, match=r"loss\.kind"):
+        loop.train(tiny.training_config(f"data={folder}", "loss.kind=none"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_synthetic_faces_are_written_into_the_workdir_first(tmp_path, monkeypatch):
+    def write_folder(directory, *, count, resolution, seed, image_format):
+        assert (count, resolution, seed, image_format) == (5, 64, 0, "png")
+        tiny.write_faces(directory, count)
+
+    monkeypatch.setattr(loop, "write_folder", write_folder)
+    _stop_after(monkeypatch, 0)
+    config = tiny.training_config("data=synthetic", "synthetic_faces=5")
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(config, tmp_path)
+    assert len(list((tmp_path / "faces").glob("*.png"))) == 5

@@ -1,0 +1,77 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from identitydp_jax.models.aeinet import variable_shapes
+from identitydp_jax.training import state as states
+
+
+@pytest.fixture(scope="module")
+def state():
+    return states.create(tiny.training_config())
+
+
+def test_holds_the_variables_that_the_networks_have(state):
+    shapes = variable_shapes(states.network_config(tiny.training_config()))
+    found = {"params": state.params, "batch_stats": state.batch_stats}
+    assert jax.tree.map(lambda x: x.shape, found) == jax.tree.map(lambda x: x.shape, shapes)
+    assert set(state.discriminator) == {"scale0", "scale1", "scale2"}
+    assert int(state.step) == 0
+
+
+def test_kernels_have_the_variance_that_keeps_signals_alive(state):
+    for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.discriminator)):
+        name = path[-1].key
+        if name == "kernel" and leaf.size >= 1024:
+            fan_in = np.prod(leaf.shape[:-1])
+            np.testing.assert_allclose(leaf.std() * np.sqrt(fan_in), 1, rtol=0.15)
+        elif name == "scale":
+            np.testing.assert_array_equal(leaf, 1)
+        elif name == "bias":
+            np.testing.assert_array_equal(leaf, 0)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.batch_stats):
+        np.testing.assert_array_equal(leaf, 1.0 if path[-1].key == "var" else 0.0)
+
+
+def test_no_two_kernels_of_one_shape_are_equal(state):
+    kernels = [
+        np.asarray(leaf).ravel()
+        for path, leaf in jax.tree_util.tree_leaves_with_path((state.params, state.discriminator))
+        if path[-1].key == "kernel"
+    ]
+    firsts = [float(kernel[0]) for kernel in kernels]
+    assert len(set(firsts)) == len(firsts)
+
+
+def test_seeds_decide_the_state(state):
+    again, other = (states.create(tiny.training_config(f"seed={seed}")) for seed in (0, 1))
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    kernel = state.params["encoder"]["down3"]["kernel"]
+    assert np.abs(kernel - other.params["encoder"]["down3"]["kernel"]).max() > 0.01
+
+
+def test_average_starts_as_a_copy_with_buffers_of_its_own(state):
+    for a, b in zip(
+        jax.tree.leaves(state.average),
+        jax.tree.leaves({"params": state.params, "batch_stats": state.batch_stats}),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+        # The loop donates the state: one buffer must not be given twice.
+        assert a.unsafe_buffer_pointer() != b.unsafe_buffer_pointer()
+
+
+def test_optimizer_is_adam_without_momentum():
+    config = tiny.training_config("learning_rate=0.5")
+    transform = states.optimizer(config)
+    with jax.numpy_dtype_promotion("standard"):
+        params = jnp.zeros(2)
+        moments = transform.init(params)
+        for gradient in ([3.0, -2.0], [-1.0, -1.0]):
+            updates, moments = transform.update(jnp.array(gradient), moments)
+    # v = 0.001 sum_i 0.999^(n-i) g_i^2, divided by 1 - 0.999^n.
+    v = 0.001 * (0.999 * np.array([9.0, 4.0]) + 1.0) / (1 - 0.999**2)
+    np.testing.assert_allclose(updates, 0.5 * np.array([1.0, 1.0]) / np.sqrt(v), rtol=1e-4)
