@@ -29,14 +29,11 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, then export if asked to; return the exit status."""
     from identitydp_jax.models.pretrained import save
-    from identitydp_jax.training.loop import faces_folder, train
+    from identitydp_jax.training.loop import train
     from identitydp_jax.training.state import network_config
-    from identitydp_jax.training.statistics import with_population_statistics
 
     config = read_config(args.config, args.set)
     state = train(config, args.workdir)
     if args.export:
-        folder = faces_folder(config, args.workdir)
-        network = with_population_statistics(config, state.average, folder)
-        save(args.export, network_config(config), network, encoder=config.encoder)
+        save(args.export, network_config(config), state.average, encoder=config.encoder)
     return 0

@@ -9,7 +9,7 @@ import pathlib
 from identitydp_jax.checks import UserError, one_of, positive
 
 _COUNTS = ("batch_size", "steps", "log_every", "picture_every", "checkpoint_every", "keep",
-           "synthetic_faces", "discriminator.layers")  # fmt: skip
+           "synthetic_faces", "freeze_statistics_at", "discriminator.layers")  # fmt: skip
 _SHARES = ("mixture.same", "mixture.other", "mixture.noised")
 _WEIGHTS = ("loss.adversarial", "loss.identity", "loss.attributes", "loss.reconstruction",
             "loss.background", "loss.leak", "loss.colour")  # fmt: skip
@@ -47,7 +47,8 @@ def check(config) -> None:
     values = dict(_leaves(config))
     choices = {"loss.kind": losses.KINDS, "loss.reduction": losses.REDUCTIONS}
     needed = (*_COUNTS, *_SHARES, *_WEIGHTS, *choices, "seed", "data", "encoder", "learning_rate",
-              "average_decay", "mixture.epsilon", "network.resolution")  # fmt: skip
+              "average_decay", "mixture.epsilon", "network.resolution",
+              "discriminator.width")  # fmt: skip
     for name in needed:
         if name not in values:
             raise UserError(f"the configuration lacks {name}")
@@ -70,7 +71,8 @@ def check(config) -> None:
     low, high = (positive("mixture.epsilon", bound) for bound in values["mixture.epsilon"])
     if low > high:
         raise UserError(f"mixture.epsilon is {(low, high)}: give the lower bound first")
-    positive("learning_rate", values["learning_rate"])
+    for name in ("learning_rate", "discriminator.width"):
+        positive(name, values[name])
     if not 0 <= values["average_decay"] < 1:
         raise UserError(f"average_decay is {values['average_decay']}: give a number in [0, 1)")
     if not 0 <= values["seed"] < _SEED_LIMIT:

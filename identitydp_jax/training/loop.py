@@ -22,10 +22,12 @@ from identitydp_jax.training import state as states
 from identitydp_jax.training.checkpoint import Checkpoints
 from identitydp_jax.training.configuration import check
 from identitydp_jax.training.recorder import Recorder
+from identitydp_jax.training.statistics import population_statistics
 from identitydp_jax.training.step import make_step
 from identitydp_jax.training.synthetic_source import write_folder
 
 _SHOWN = 8
+_STATISTICS_BATCH, _STATISTICS_BATCHES = 64, 16  # faces seen before the statistics are frozen
 
 
 def train(config, workdir) -> states.TrainState:
@@ -49,11 +51,14 @@ def train(config, workdir) -> states.TrainState:
     everywhere, split = sharding.replicated(mesh), sharding.over_batch(mesh)
     encode, encoder_params = load_encoder(config.encoder)
     encoder_params = jax.device_put(encoder_params, everywhere)
-    step = jax.jit(
-        make_step(config, encode),
-        in_shardings=(everywhere, everywhere, split, everywhere),
-        out_shardings=everywhere,
-        donate_argnums=0,
+    step, frozen_step = (
+        jax.jit(
+            make_step(config, encode, frozen=frozen),
+            in_shardings=(everywhere, everywhere, split, everywhere),
+            out_shardings=everywhere,
+            donate_argnums=0,
+        )
+        for frozen in (False, True)
     )
     show = jax.jit(_make_show(config, encode))
     root = jax.random.key(config.seed)
@@ -63,10 +68,8 @@ def train(config, workdir) -> states.TrainState:
         start = int(state.step)
         if start >= config.steps:
             return state
-        batches = training_batches(
-            faces_folder(config, workdir), resolution=config.network.resolution,
-            batch_size=config.batch_size, seed=config.seed, start=start, stop=config.steps,
-        )
+        folder = _folder(config, workdir)
+        batches = _batches(config, folder, config.batch_size, start, config.steps)
         with Recorder(workdir, start=start) as recorder:
             since, counted = time.perf_counter(), start
             progress = tqdm(
@@ -74,6 +77,12 @@ def train(config, workdir) -> states.TrainState:
                 mininterval=10,
             )
             for i in progress:
+                if i == config.freeze_statistics_at:
+                    state = jax.device_put(
+                        _frozen(config, state, folder, encode, encoder_params), everywhere
+                    )
+                if i >= config.freeze_statistics_at:
+                    step = frozen_step
                 faces = jax.device_put(next(batches), split)
                 state, metrics = step(state, encoder_params, faces, jax.random.fold_in(root, i))
                 done = i + 1
@@ -114,7 +123,7 @@ def _made(workdir) -> pathlib.Path:
     return workdir
 
 
-def faces_folder(config, workdir) -> pathlib.Path:
+def _folder(config, workdir) -> pathlib.Path:
     """Return the folder of training faces; `synthetic` is written into the workdir first."""
     if config.data != "synthetic":
         return pathlib.Path(config.data)
@@ -127,6 +136,24 @@ def faces_folder(config, workdir) -> pathlib.Path:
         image_format="png",
     )
     return folder
+
+
+def _batches(config, folder, batch_size: int, start: int, stop: int):
+    """Return batches `start` to `stop` of the training faces."""
+    return training_batches(
+        folder, resolution=config.network.resolution, batch_size=batch_size, seed=config.seed,
+        start=start, stop=stop,
+    )
+
+
+def _frozen(config, state, folder, encode, encoder_params):
+    """Return the state with the statistics of many faces, which then stay as they are."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    batches = _batches(config, folder, _STATISTICS_BATCH, 0, _STATISTICS_BATCHES)
+    statistics = population_statistics(config, variables, batches, encode, encoder_params)
+    # A copy: the step donates both.
+    average = {**state.average, "batch_stats": jax.tree.map(jnp.copy, statistics)}
+    return state.replace(batch_stats=statistics, average=average)
 
 
 def _checked(values: dict[str, float], step: int) -> dict[str, float]:

@@ -1,38 +1,33 @@
-"""Batch-norm statistics of a finished network, over many faces rather than a running mean."""
+"""Batch-norm statistics over many faces rather than as a running mean."""
 
 import jax
 import jax.numpy as jnp
 
-from identitydp_jax.data.folder import training_batches
 from identitydp_jax.models.aeinet import STATISTICS_MOMENTUM, AEINet
-from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float
 from identitydp_jax.training.state import network_config
 from identitydp_jax.training.step import draw_targets
 
-_BATCH_SIZE = 64
 
+def population_statistics(config, variables, batches, encode, encoder_params):
+    """Return the batch-norm statistics of a network over whole batches of training faces.
 
-def with_population_statistics(config, variables, folder, *, batches: int = 16):
-    """Replace running statistics by those of `batches` times 64 training faces.
-
-    Running means lag behind averaged parameters, and their variances leave out what differs from
-    batch to batch. By the law of total variance those of the population are the mean of the
-    batches' variances plus the variance of their means.
+    Running means lag behind the parameters, and their variances leave out what differs from batch
+    to batch. By the law of total variance those of the population are the mean of the batches'
+    variances plus the variance of their means.
 
     Args:
       config: the training configuration; its mixture chooses the identities.
       variables: `params` and `batch_stats` of the network.
-      folder: training faces.
-      batches: how many batches of 64 to look at.
+      batches: iterable of uint8 faces (N, R, R, 3).
+      encode: `encode(params, crops)` of the identity encoder.
+      encoder_params: its parameters.
 
     Returns:
-      `params` as they are and the new `batch_stats`; a function of the arguments and of
-      `config.seed` alone.
+      A tree like `variables["batch_stats"]`; a function of the arguments and `config.seed` alone.
     """
     net = AEINet(network_config(config))
-    encode, encoder_params = load_encoder(config.encoder)
 
     @jax.jit
     def statistics(faces, key):
@@ -46,13 +41,8 @@ def with_population_statistics(config, variables, folder, *, batches: int = 16):
         return jax.tree.map(lambda s: s / (1 - STATISTICS_MOMENTUM), updated["batch_stats"])
 
     root = jax.random.key(config.seed)
-    stream = training_batches(
-        folder, resolution=config.network.resolution, batch_size=_BATCH_SIZE, seed=config.seed,
-        start=0, stop=batches,
-    )
-    every = [statistics(faces, jax.random.fold_in(root, i)) for i, faces in enumerate(stream)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *every)
-    return {"params": variables["params"], "batch_stats": _pooled(stacked)}
+    every = [statistics(faces, jax.random.fold_in(root, i)) for i, faces in enumerate(batches)]
+    return _pooled(jax.tree.map(lambda *leaves: jnp.stack(leaves), *every))
 
 
 def _pooled(stacked):

@@ -71,12 +71,13 @@ def face_region(resolution: int):
     return jnp.clip((1.1 - radius) / 0.2, 0.0, 1.0)[..., None]
 
 
-def make_step(config, encode):
+def make_step(config, encode, *, frozen: bool):
     """Build the step `(state, encoder_params, faces, key) -> (state, metrics)`.
 
     Args:
       config: a training configuration (see `configs/`).
       encode: `encode(params, crops)` of the frozen identity encoder.
+      frozen: normalise by the statistics in the state, as in use, rather than by the batch's own.
 
     The step takes uint8 faces (N, R, R, 3) and a typed key, and returns float32 scalar metrics.
     """
@@ -87,16 +88,16 @@ def make_step(config, encode):
     def generator_loss(params, state, encoder_params, faces, own, targets, same, key):
         variables = {"params": params, "batch_stats": state.batch_stats}
         maps, updates = net.apply(
-            variables, faces, train=True, method="attributes", mutable=["batch_stats"]
+            variables, faces, train=not frozen, method="attributes", mutable=["batch_stats"]
         )
         # `apply` returns the whole collection: start from what the first call has updated.
         drawn, updates = net.apply(
-            {"params": params, **updates}, targets, maps, train=True, method="draw",
+            {"params": params, **updates}, targets, maps, train=not frozen, method="draw",
             mutable=["batch_stats"],
         )
         # Statistics are taken from real faces alone.
         again, _ = net.apply(
-            variables, drawn, train=True, method="attributes", mutable=["batch_stats"]
+            variables, drawn, train=not frozen, method="attributes", mutable=["batch_stats"]
         )
         embedding = encode(encoder_params, identity_crop(soften(drawn, key=key)))
         logits = judge.apply({"params": state.discriminator}, drawn)

@@ -24,3 +24,17 @@ def _optax_promotes():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "optimizer", optimizer)
         yield
+
+
+@pytest.fixture(scope="session")
+def _compiled(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation(_compiled):
+    """Compile steps once for all tests, and without optimizing what runs a few times."""
+    jax.config.update("jax_compilation_cache_dir", _compiled)
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -14,18 +14,6 @@ from identitydp_jax.training import state as states
 from identitydp_jax.training.checkpoint import Checkpoints
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Share what is compiled: every run here is of the same step."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.0), strict=True):
-        jax.config.update(name, value)
-    yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tiny.write_faces(tmp_path_factory.mktemp("faces"), 11)

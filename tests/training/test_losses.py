@@ -68,6 +68,20 @@ def test_identity_is_equation_15():
     np.testing.assert_allclose(losses.cosine(a, b), (a * b).sum(1), rtol=1e-5, atol=1e-7)
 
 
+def test_leak_counts_only_what_exceeds_the_target():
+    own = np.eye(512, dtype=np.float32)[:3]
+
+    def at(cosine):
+        rows = np.zeros((3, 512), np.float32)
+        rows[:, 7] = np.sqrt(1 - np.square(cosine))
+        rows[np.arange(3), np.arange(3)] = cosine
+        return rows
+
+    target = at([0.5, 0.0, -0.2])
+    _same(losses.leak(at([0.8, -0.3, 0.1]), own, target), (0.3 + 0.0 + 0.3) / 3)
+    assert losses.leak(target, own, target) == 0
+
+
 @pytest.mark.parametrize("reduction", losses.REDUCTIONS)
 def test_attributes_is_equation_16(reduction):
     maps = [_random(3, side, side, channels, seed=side) for side, channels in ((2, 8), (4, 5))]

@@ -1,4 +1,5 @@
 import csv
+import time
 
 import numpy as np
 from PIL import Image
@@ -56,9 +57,12 @@ def test_an_empty_table_or_one_with_half_a_header_begins_anew(tmp_path):
         assert _rows(tmp_path) == [["step", "loss", "cosine"], ["1", "0.125", "0.5"]]
 
 
-def test_tensorboard_forgets_what_is_done_again(tmp_path):
+def test_tensorboard_forgets_what_is_done_again(tmp_path, monkeypatch):
     _record(tmp_path, 0, (1,))
     files = set((tmp_path / "events").iterdir())
+    # Event files are named by the second.
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 10)
     _record(tmp_path, 3, (4,))
     (new,) = set((tmp_path / "events").iterdir()) - files
     assert _session_starts(new) == [4]

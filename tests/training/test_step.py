@@ -10,7 +10,7 @@ from identitydp_jax import sharding
 from identitydp_jax.privacy.calibration import l1_sensitivity
 from identitydp_jax.privacy.mechanism import expected_cosine
 from identitydp_jax.training import state as states
-from identitydp_jax.training.step import draw_targets, face_region, make_step
+from identitydp_jax.training.step import draw_targets, face_region, make_step, soften
 
 
 def _unit(count, seed=0):
@@ -93,26 +93,45 @@ def config():
     return tiny.training_config()
 
 
+def _sharded(config, devices):
+    """Return the step over these devices as the loop compiles it, and where its inputs go."""
+    mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+    everywhere, split = sharding.replicated(mesh), sharding.over_batch(mesh)
+    step = jax.jit(
+        make_step(config, tiny.encode, frozen=False),
+        in_shardings=(everywhere, everywhere, split, everywhere),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )
+
+    def run(state, faces, key):
+        # From and to the host: the step takes the buffers of the state that it is given.
+        state = jax.device_put(jax.device_get(state), everywhere)
+        params = jax.device_put(tiny.encoder_params(), everywhere)
+        return jax.device_get(step(state, params, jax.device_put(faces, split), key))
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def step(config):
-    return jax.jit(make_step(config, tiny.encode))
+    return _sharded(config, jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
 def once(config, step):
     """A state, the state after one step, and the metrics."""
-    before = states.create(config)
-    after, metrics = step(before, tiny.encoder_params(), tiny.faces(8), jax.random.key(0))
+    before = jax.device_get(states.create(config))
+    after, metrics = step(before, tiny.faces(8), jax.random.key(0))
     return before, after, metrics
 
 
 def test_metrics_are_finite_and_add_up(config, once):
     metrics = {name: float(value) for name, value in once[2].items()}
     assert all(np.isfinite(list(metrics.values())))
-    weighted = metrics["adversarial"] + sum(
-        config.loss[name] * metrics[name]
-        for name in ("identity", "attributes", "reconstruction", "colour")
-    )
+    terms = set(config.loss) & set(metrics)
+    assert terms >= {"adversarial", "identity", "attributes", "reconstruction", "colour"}
+    weighted = sum(config.loss[name] * metrics[name] for name in terms)
     np.testing.assert_allclose(metrics["total"], weighted, rtol=1e-5)
     for name in ("identity", "attributes", "reconstruction", "colour", "gradient_norm"):
         assert metrics[name] > 0
@@ -176,41 +195,47 @@ def test_average_starts_short(once):
 
 
 def test_the_same_step_gives_the_same_bits(config, step, once):
-    again, _ = step(states.create(config), tiny.encoder_params(), tiny.faces(8), jax.random.key(0))
+    again, _ = step(states.create(config), tiny.faces(8), jax.random.key(0))
     for a, b in zip(jax.tree.leaves(once[1]), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_a_few_steps_learn_a_batch(config, step):
-    state, params, faces = states.create(config), tiny.encoder_params(), tiny.faces(8)
-    root, history = jax.random.key(1), []
-    for i in range(40):
-        state, metrics = step(state, params, faces, jax.random.fold_in(root, i))
+    state, root, history = states.create(config), jax.random.key(1), []
+    for i in range(30):
+        state, metrics = step(state, tiny.faces(8), jax.random.fold_in(root, i))
         history.append({name: float(value) for name, value in metrics.items()})
-    for name in ("colour", "identity"):
+    for name in ("colour", "reconstruction"):
         first, last = (np.mean([row[name] for row in rows]) for rows in (history[:5], history[-5:]))
-        assert last < 0.9 * first, name
+        assert last < 0.8 * first, name
 
 
-def test_losses_on_one_device_and_on_eight_agree(config):
-    """Measured: 3e-7 apart after the first step, 2e-6 after the second."""
-    histories = []
-    for devices in (jax.devices()[:1], jax.devices()[:8]):
-        mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
-        everywhere, split = sharding.replicated(mesh), sharding.over_batch(mesh)
-        step = jax.jit(
-            make_step(config, tiny.encode),
-            in_shardings=(everywhere, everywhere, split, everywhere),
-            out_shardings=everywhere,
-        )
-        state = jax.device_put(states.create(config), everywhere)
-        params = jax.device_put(tiny.encoder_params(), everywhere)
-        for i in range(2):
-            faces = jax.device_put(tiny.faces(8, seed=i), split)
-            state, metrics = step(state, params, faces, jax.random.key(i))
-            histories.append(metrics)
-    assert len(histories[2]["total"].sharding.device_set) == 8
-    for one, eight in zip(histories[:2], histories[2:], strict=True):
-        for name in ("total", "identity", "attributes", "reconstruction", "discriminator"):
-            print(name, float(one[name]), float(eight[name])/float(one[name])-1)
-            np.testing.assert_allclose(eight[name], one[name], rtol=1e-5)
+def test_losses_on_one_device_and_on_eight_agree(config, step, once):
+    """Apart by 4e-7 after one step; by 7e-5 after two.
+
+    Adam without momentum first moves every parameter by the learning rate, so a gradient that
+    rounds to the other side of zero moves the other way.
+    """
+    eight = _sharded(config, jax.devices()[:8])
+    _, state, one_first = once
+    eight_state, eight_first = eight(once[0], tiny.faces(8), jax.random.key(0))
+    _, one_second = step(state, tiny.faces(8, seed=1), jax.random.key(1))
+    _, eight_second = eight(eight_state, tiny.faces(8, seed=1), jax.random.key(1))
+    for name in ("total", "identity", "attributes", "reconstruction", "discriminator"):
+        np.testing.assert_allclose(eight_first[name], one_first[name], rtol=1e-5)
+        np.testing.assert_allclose(eight_second[name], one_second[name], rtol=3e-4)
+
+
+def test_soften_takes_detail_and_no_light():
+    stripes = np.where(np.arange(16) % 2, 1.0, -1.0).astype(np.float32)
+    faces = jnp.asarray(np.broadcast_to(stripes[:, None], (64, 16, 16, 3)) + 0.25)
+    softened = np.asarray(jax.jit(lambda x, k: soften(x, key=k))(faces, jax.random.key(0)))
+    np.testing.assert_allclose(softened.mean((1, 2, 3)), 0.25, atol=1e-5)
+    left = softened.std((1, 2, 3))
+    # Amounts are uniform: what is left of the stripes too, one amount for a whole face.
+    assert left.min() < 0.1
+    assert left.max() > 0.9
+    assert 0.35 < left.mean() < 0.65
+    np.testing.assert_allclose(np.abs(softened - 0.25).std((1, 2, 3)), 0, atol=1e-5)
+    smooth = jnp.full((2, 16, 16, 3), 0.5)
+    np.testing.assert_allclose(soften(smooth, key=jax.random.key(1)), 0.5, atol=1e-6)
