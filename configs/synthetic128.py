@@ -41,11 +41,12 @@ def get_config():
             "colour": 200.0,
         }
     )
-    config.learning_rate = 1e-4
+    config.learning_rate = 4e-4
     config.average_decay = 0.998
     # From this step on batch norm uses fixed statistics of 1,024 faces, as it does in use: those of
     # small batches tell the network about the other faces, which an anonymized photo lacks.
     config.freeze_statistics_at = 6_000
+    config.frozen_rate = 0.25  # times the learning rate, from then on
 
     config.batch_size = 8
     config.steps = 10_000

@@ -47,7 +47,7 @@ def check(config) -> None:
     values = dict(_leaves(config))
     choices = {"loss.kind": losses.KINDS, "loss.reduction": losses.REDUCTIONS}
     needed = (*_COUNTS, *_SHARES, *_WEIGHTS, *choices, "seed", "data", "encoder", "learning_rate",
-              "average_decay", "mixture.epsilon", "network.resolution",
+              "frozen_rate", "average_decay", "mixture.epsilon", "network.resolution",
               "discriminator.width")  # fmt: skip
     for name in needed:
         if name not in values:

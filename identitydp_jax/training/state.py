@@ -36,8 +36,11 @@ def discriminator_network(config) -> Discriminator:
 
 
 def optimizer(config) -> optax.GradientTransformation:
-    """Adam with the paper's betas, 0 and 0.999."""
-    return optax.adam(config.learning_rate, b1=0.0, b2=0.999)
+    """Adam with the paper's betas, 0 and 0.999; slower once the statistics are frozen."""
+    rate = optax.piecewise_constant_schedule(
+        config.learning_rate, {config.freeze_statistics_at: config.frozen_rate}
+    )
+    return optax.adam(rate, b1=0.0, b2=0.999)
 
 
 def create(config) -> TrainState:

@@ -1,6 +1,7 @@
 """The loop, on the shipped configuration shrunk to a network that compiles in seconds."""
 
 import csv
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +20,25 @@ def folder(tmp_path_factory):
     return tiny.write_faces(tmp_path_factory.mktemp("faces"), 11)
 
 
-@pytest.fixture(autouse=True)
-def encoder(monkeypatch):
-    monkeypatch.setattr(loop, "load_encoder", lambda _: (tiny.encode, tiny.encoder_params()))
+@pytest.fixture(scope="module", autouse=True)
+def _quick_parts():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "load_encoder", lambda _: (tiny.encode, tiny.encoder_params()))
+        patch.setattr(loop, "_STATISTICS_BATCH", 8)
+        patch.setattr(loop, "_STATISTICS_BATCHES", 2)
+        yield
+
+
+def _config(folder, *overrides):
+    """Six steps, checkpoints after three and six, statistics frozen before the fifth."""
+    return tiny.training_config(f"data={folder}", "freeze_statistics_at=4", *overrides)
 
 
 @pytest.fixture(scope="module")
 def whole(folder, tmp_path_factory):
-    """A run of six steps that nothing stops: its folder and last state."""
+    """A run that nothing stops: its folder and last state."""
     workdir = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "load_encoder", lambda _: (tiny.encode, tiny.encoder_params()))
-        return workdir, loop.train(tiny.training_config(f"data={folder}"), workdir)
+    return workdir, loop.train(_config(folder), workdir)
 
 
 def _rows(workdir):
@@ -72,7 +80,7 @@ def test_a_run_leaves_metrics_pictures_and_checkpoints(whole):
 
 
 def test_a_killed_run_continues_as_if_nothing_had_happened(whole, folder, tmp_path, monkeypatch):
-    config = tiny.training_config(f"data={folder}")
+    config = _config(folder)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         _stop_after(patch, 5)
         loop.train(config, tmp_path)
@@ -86,22 +94,30 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(whole, folder, tmp_pa
     assert (tmp_path / "metrics.csv").read_bytes() == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(folder, tmp_path, monkeypatch):
-    sound = tiny.training_config(f"data={folder}", "steps=3", "log_every=100")
-    loop.train(sound, tmp_path)
+def test_statistics_are_frozen_from_the_step_on_that_says_so(whole):
+    state = whole[1]
+    _assert_same_state(state.average["batch_stats"], state.batch_stats)
+    # Running means of four steps would have moved by 8 % of the way from 1.
+    variance = state.batch_stats["encoder"]["down0_norm"]["norm"]["var"]
+    assert np.all(np.abs(variance - 1) > 0.2)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(
+    whole, folder, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
     broken = {"kernel": jnp.full_like(tiny.encoder_params()["kernel"], jnp.nan)}
     monkeypatch.setattr(loop, "load_encoder", lambda _: (tiny.encode, broken))
-    config = tiny.training_config(
-        f"data={folder}", "steps=50", "log_every=100", "checkpoint_every=2"
-    )
-    with pytest.raises(UserError, match="is nan at step 4: stopped; the last checkpoint") as caught:
-        loop.train(config, tmp_path)
+    config = _config(folder, "steps=50", "log_every=100", "checkpoint_every=2")
+    with pytest.raises(UserError, match="is nan at step 8: stopped; the last checkpoint") as caught:
+        loop.train(config, workdir)
     assert "\n" not in str(caught.value)
     parts = {"network": dict(config.network), "discriminator": dict(config.discriminator)}
-    with Checkpoints(tmp_path / "checkpoints", keep=2, network=parts) as checkpoints:
+    with Checkpoints(workdir / "checkpoints", keep=2, network=parts) as checkpoints:
         state = checkpoints.restore(states.create(config))
-    assert int(state.step) == 3
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    _assert_same_state(state, whole[1])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state)))
 
 
 def test_a_run_of_other_networks_is_refused(whole, folder):
