@@ -4,19 +4,24 @@
 
 Both compute the generator's loss (hinge, attributes, reconstruction) and its gradients, then the
 discriminator's, with the identity network left out, on the same shapes and cores. They take turns,
-so that the machine's moods hit both; the ratio of the medians is what counts. Needs a CPU build of
-torch, which is no dependency of the project.
+so that the machine's moods hit both; the ratio of the medians is what counts. Needs torch, which is
+no dependency of the project: `pip install torch --index-url https://download.pytorch.org/whl/cpu`.
 """
 
 import argparse
 import itertools
+import os
 import statistics
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
+
+try:
+    import torch
+except ImportError:
+    raise SystemExit("training_step.py: needs torch; its docstring says how to install it") from None
 from torch import nn
 from torch.nn import functional
 
@@ -33,7 +38,11 @@ def main():
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--width", type=float, default=0.125)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--cores", type=int, default=2, help="cores for either (%(default)s)")
     args = parser.parse_args()
+    # Before JAX makes its threads, one for each core that it may use.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
+    torch.set_num_threads(args.cores)
     config = AEIConfig(args.resolution, args.width, norm="batch")
     ours, theirs = _jax_step(config, args.batch_size), _torch_step(config, args.batch_size)
     times = {"jax": [], "torch": []}

@@ -1,0 +1,100 @@
+"""Anonymizing aligned faces: a face's pixels are its own, whatever batch it comes in."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from identitydp_jax.anonymize import faces as faces_module
+from identitydp_jax.anonymize.faces import Model, anonymize_faces, embed_faces
+from identitydp_jax.checks import UserError
+from identitydp_jax.privacy import PrivacySetting
+
+LOW, HIGH = PrivacySetting(epsilon=6.0), PrivacySetting(epsilon=1e6)
+
+
+@pytest.fixture(scope="module")
+def model():
+    params = {"network": tiny.variables(), "encoder": tiny.encoder_params()}
+    # A random network starts with no say of the identity: give it some.
+    rng = np.random.default_rng(0)
+
+    def leaf(path, value):
+        if path[-1].key == "kernel" and path[-2].key == "identity":
+            return jnp.asarray(rng.normal(0, 0.1, value.shape), jnp.float32)
+        return value
+
+    params["network"] = jax.tree_util.tree_map_with_path(leaf, params["network"])
+    return Model("tiny", tiny.CONFIG, params, tiny.encode, "0" * 64)
+
+
+def keys(count, seed=0):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def test_pixels_do_not_depend_on_the_batch_or_the_place_in_it(model):
+    # The key-reuse check wants every use to draw its keys anew.
+    faces = tiny.faces(8)
+    whole = anonymize_faces(model, faces, keys=keys(8), setting=LOW)
+    assert whole.dtype == np.uint8
+    assert whole.shape == faces.shape
+    head = anonymize_faces(model, faces[:3], keys=keys(8)[:3], setting=LOW)
+    np.testing.assert_array_equal(head, whole[:3])
+    alone = anonymize_faces(model, faces[5:6], keys=keys(8)[5:6], setting=LOW)
+    np.testing.assert_array_equal(alone, whole[5:6])
+    order = np.array([7, 2, 0, 5, 1, 6, 4, 3])
+    shuffled = anonymize_faces(model, faces[order], keys=keys(8)[order], setting=LOW)
+    np.testing.assert_array_equal(shuffled, whole[order])
+
+
+def test_key_and_epsilon_decide_the_face(model):
+    faces = tiny.faces(4)
+    one = anonymize_faces(model, faces, keys=keys(4), setting=LOW)
+    other = anonymize_faces(model, faces, keys=keys(4, seed=1), setting=LOW)
+    clear = anonymize_faces(model, faces, keys=keys(4), setting=HIGH)
+    clear_too = anonymize_faces(model, faces, keys=keys(4, seed=1), setting=HIGH)
+    assert (one != other).any((1, 2, 3)).all()
+    assert (one != clear).any((1, 2, 3)).all()
+    # Hardly any noise: whatever the key, nearly the same picture.
+    close = np.abs(clear.astype(int) - clear_too).mean()
+    assert close < 0.1 * np.abs(one.astype(int) - other).mean()
+
+
+def test_random_never_looks_at_the_embedding(model):
+    setting, blind = PrivacySetting(mechanism="random"), dict(model.params)
+    blind["encoder"] = {"kernel": -model.params["encoder"]["kernel"]}
+    other = Model("tiny", tiny.CONFIG, blind, tiny.encode, "0" * 64)
+    faces = tiny.faces(2)
+    np.testing.assert_array_equal(
+        anonymize_faces(model, faces, keys=keys(2), setting=setting),
+        anonymize_faces(other, faces, keys=keys(2), setting=setting),
+    )
+
+
+def test_one_compilation_serves_every_budget_and_nearby_batch(model):
+    compiled = faces_module._anonymize._cache_size
+    anonymize_faces(model, tiny.faces(4), keys=keys(4), setting=LOW)
+    before = compiled()
+    anonymize_faces(model, tiny.faces(3), keys=keys(3), setting=PrivacySetting(epsilon=77.0))
+    assert compiled() == before
+
+
+def test_embeddings_are_unit_vectors_and_no_faces_are_no_work(model):
+    embedding = embed_faces(model, tiny.faces(2))
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-5)
+    nobody = anonymize_faces(model, tiny.faces(2)[:0], keys=keys(2)[:0], setting=LOW)
+    assert nobody.shape == (0, 64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("faces", "count", "message"),
+    [
+        (np.zeros((2, 32, 32, 3), np.uint8), 2, r"takes uint8 \(N, 64, 64, 3\)"),
+        (np.zeros((2, 64, 64, 3), np.float32), 2, "faces are float32"),
+        (np.zeros((2, 64, 64, 3), np.uint8), 3, "one key for each of 2 faces"),
+    ],
+)
+def test_wrong_faces_and_keys_are_named(model, faces, count, message):
+    with pytest.raises(UserError, match=message):
+        anonymize_faces(model, faces, keys=keys(count), setting=LOW)
