@@ -5,7 +5,7 @@
 Both compute the generator's loss (hinge, attributes, reconstruction) and its gradients, then the
 discriminator's, with the identity network left out, on the same shapes and cores. They take turns,
 so that the machine's moods hit both; the ratio of the medians is what counts. Needs torch, which is
-no dependency of the project: `pip install torch --index-url https://download.pytorch.org/whl/cpu`.
+no dependency of the project: `pip install torch`, a build for CPUs where there is a choice.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import numpy as np
 try:
     import torch
 except ImportError:
-    raise SystemExit("training_step.py: needs torch; its docstring says how to install it") from None
+    raise SystemExit("training_step.py: needs torch, see its docstring") from None
 from torch import nn
 from torch.nn import functional
 
@@ -41,7 +41,8 @@ def main():
     parser.add_argument("--cores", type=int, default=2, help="cores for either (%(default)s)")
     args = parser.parse_args()
     # Before JAX makes its threads, one for each core that it may use.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     torch.set_num_threads(args.cores)
     config = AEIConfig(args.resolution, args.width, norm="batch")
     ours, theirs = _jax_step(config, args.batch_size), _torch_step(config, args.batch_size)

@@ -96,7 +96,8 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(whole, folder, tmp_pa
 
 def test_statistics_are_frozen_from_the_step_on_that_says_so(whole):
     state = whole[1]
-    for a, b in zip(*map(jax.tree.leaves, (state.average["batch_stats"], state.batch_stats)), strict=False):
+    averaged, last = map(jax.tree.leaves, (state.average["batch_stats"], state.batch_stats))
+    for a, b in zip(averaged, last, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     # Running means of four steps would have moved by 8 % of the way from 1.
     variance = state.batch_stats["encoder"]["down0_norm"]["norm"]["var"]
