@@ -6,6 +6,8 @@ Per photo, the face that the detector is surest of is aligned, anonymized and pu
 how often dlib's verifier (never trained on) takes the result for someone else than the original
 (distance above 0.6), how often the detector finds the face again, SSIM between the crops before
 and after (from the photo, so pasting is part of it), and the identity encoder's cosines.
+`--sface FILE`, OpenCV's face_recognition_sface_2021dec.onnx, adds a second verifier (someone else:
+cosine under 0.363) and how often the result's nearest original is the right one (rank-1).
 FOLDER holds dlib's `dlib_face_recognition_resnet_model_v1.dat` and
 `shape_predictor_5_face_landmarks.dat`; needs `pip install dlib-bin`.
 """
@@ -28,6 +30,7 @@ from identitydp_jax.privacy import PrivacySetting
 from identitydp_jax.privacy.keys import audit_master, image_key
 
 _SAME_PERSON = 0.6
+_SFACE_SAME_PERSON = 0.363
 _BATCH = 32
 
 
@@ -36,6 +39,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", type=pathlib.Path)
     parser.add_argument("--dlib-models", type=pathlib.Path, required=True)
+    parser.add_argument("--sface", type=pathlib.Path)
     parser.add_argument("--model", default="default")
     parser.add_argument("--epsilon", type=float, default=6.0)
     parser.add_argument("--limit", type=int, help="take every k-th photo so that N remain")
@@ -76,6 +80,8 @@ def main():
         "cosine_to_original_drawn": (before * changed).sum(1).mean(),
         "cosine_to_original_pasted": (before * put).sum(1).mean(),
     }
+    if args.sface:
+        figures |= _sface_figures(args.sface, photos, results, found)
     figures = {name: round(float(value), 4) for name, value in figures.items()}
     print(json.dumps({**figures, "model_sha256": model.sha256}, indent=1))
     if args.sheet:
@@ -145,6 +151,27 @@ class _Dlib:
     def __call__(self, photo, box):
         shape = self._points(photo, dlib.rectangle(*(int(v) for v in box)))
         return np.array(self._net.compute_face_descriptor(photo, shape))
+
+
+def _sface_figures(path, photos, results, found):
+    """How SFace, which no loss and no choice has seen, judges the same pairs."""
+    net = cv2.FaceRecognizerSF.create(str(path), "")
+
+    def describe(photo, face):
+        frame = crop(photo, similarity(face.points[0], 256), 256)
+        inner = cv2.resize(frame[30:222, 33:226], (112, 112), interpolation=cv2.INTER_AREA)
+        vector = net.feature(np.ascontiguousarray(inner[..., ::-1]))[0]
+        return vector / np.linalg.norm(vector)
+
+    before, after = (
+        np.stack([describe(p, f) for p, f in zip(images, found, strict=True)])
+        for images in (photos, results)
+    )
+    nearest = (after @ before.T).argmax(1)
+    return {
+        "sface_someone_else": ((before * after).sum(1) < _SFACE_SAME_PERSON).mean(),
+        "sface_rank1": (nearest == np.arange(len(nearest))).mean(),
+    }
 
 
 def _write_sheet(path, photos, results, count=10, height=256):
