@@ -127,7 +127,7 @@ def _folder(config, workdir) -> pathlib.Path:
     """Return the folder of training faces; `synthetic` is written into the workdir first."""
     if config.data != "synthetic":
         return pathlib.Path(config.data)
-    folder = pathlib.Path(workdir) / "faces"
+    folder = workdir / "faces"
     write_folder(
         folder,
         count=config.synthetic_faces,
