@@ -1,11 +1,15 @@
 """One mesh over all devices; batches split along it, everything else replicated."""
 
+import functools
+
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from identitydp_jax.checks import UserError
 
 _AXIS = "data"
+_MOST_CHUNKS = 64  # for one device at once
 
 
 def make_mesh() -> Mesh:
@@ -29,3 +33,56 @@ def check_divisible(batch_size: int, mesh: Mesh) -> None:
         raise UserError(
             f"batch_size is {batch_size}: make it a multiple of the {mesh.size} devices"
         )
+
+
+def map_rows(function, params, *rows):
+    """Apply a function to rows, in chunks of one size that are spread over all devices.
+
+    Every chunk runs the same program whatever its place, so what comes out for a row depends on
+    that row alone, not on how many others there are or how many devices.
+
+    Args:
+      function: `function(params, *chunks)`, a pure function from arrays (C, ...) to one (C, ...),
+        or a tree of them, for any C, row by row. It is compiled once for as long as it is the same
+        object.
+      params: tree of arrays that every row shares.
+      *rows: arrays (N, ...), also of typed keys.
+
+    Returns:
+      numpy array (N, ...), or the tree of them.
+    """
+    count, mesh = len(rows[0]), make_mesh()
+    chunk = _chunk()
+    if count == 0:
+        one = [jax.ShapeDtypeStruct((chunk, *row.shape[1:]), row.dtype) for row in rows]
+        shapes = jax.eval_shape(function, params, *one)
+        return jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), shapes)
+    most = chunk * mesh.size * _MOST_CHUNKS
+    blocks = []
+    for start in range(0, count, most):
+        size = min(most, count - start)
+        chunks = -(-size // (chunk * mesh.size))
+        # Few sizes of blocks mean few compilations; the padding repeats the last row.
+        padded = chunk * mesh.size * 2 ** (chunks - 1).bit_length()
+        index = start + np.minimum(np.arange(padded), size - 1)
+        block = _map_block(function, mesh, chunk, params, *(row[index] for row in rows))
+        blocks.append(jax.tree.map(lambda x, size=size: np.asarray(x)[:size], block))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *blocks)
+
+
+def _chunk() -> int:
+    return 1 if jax.default_backend() == "cpu" else 32
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _map_block(function, mesh, chunk, params, *rows):
+    def on_device(params, *rows):
+        split = tuple(row.reshape(-1, chunk, *row.shape[1:]) for row in rows)
+        mapped = jax.lax.map(lambda chunks: function(params, *chunks), split)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), mapped)
+
+    here, split = PartitionSpec(), PartitionSpec(_AXIS)
+    specs = (here, *(split for _ in rows))
+    return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(
+        params, *rows
+    )

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import jax
 import numpy as np
 
 from identitydp_jax.checks import UserError
@@ -14,6 +13,7 @@ from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float, to_uint8
 from identitydp_jax.privacy import PrivacySetting, perturb
+from identitydp_jax.sharding import map_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,56 +76,33 @@ def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np
         raise UserError(
             f"faces are {faces.dtype} {faces.shape}: this model takes uint8 (N, {side}, {side}, 3)"
         )
-    count = len(faces)
-    if keys.shape != (count,):
-        raise UserError(f"keys have shape {keys.shape}: give one key for each of {count} faces")
-    if count == 0:
-        return np.zeros((0, side, side, 3), np.uint8)
-    # Few sizes of batches mean few compilations; the padding repeats the last face.
-    index = np.minimum(np.arange(_padded(count)), count - 1)
-    drawn = _anonymize(
-        model.config,
-        model.encode,
-        setting.mechanism,
-        model.params,
-        faces[index],
-        keys[index],
-        np.float32(setting.scale),
-    )
-    return np.asarray(drawn)[:count]
+    if keys.shape != (len(faces),):
+        raise UserError(
+            f"keys have shape {keys.shape}: give one key for each of {len(faces)} faces"
+        )
+    scale = np.float32(setting.scale)
+    draw = _drawing(model.config, model.encode, setting.mechanism)
+    return map_rows(draw, {**model.params, "scale": scale}, faces, keys)
 
 
 def embed_faces(model: Model, faces) -> np.ndarray:
     """Identity embeddings (N, 512), unit L2, of aligned uint8 faces (N, R, R, 3)."""
-    return np.asarray(_embed(model.encode, model.params, faces))
+    return map_rows(_embedding(model.encode), model.params, faces)
 
 
-def _chunk() -> int:
-    """Faces computed side by side: always this many, so that a batch can't change a face."""
-    return 1 if jax.default_backend() == "cpu" else 32
-
-
-def _padded(count: int) -> int:
-    chunks = -(-count // _chunk())
-    return _chunk() * 2 ** (chunks - 1).bit_length()
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _anonymize(config, encode, mechanism, params, faces, keys, scale):
+@functools.cache
+def _drawing(config, encode, mechanism):
     net = AEINet(config)
 
-    def chunk(batch):
-        x, key = to_float(batch[0]), batch[1]
+    def draw(params, faces, keys):
+        x = to_float(faces)
         identity = encode(params["encoder"], identity_crop(x))
-        noised = perturb(identity, key=key, mechanism=mechanism, scale=scale)
-        y = net.apply(params["network"], x, noised)
-        return to_uint8(y)
+        noised = perturb(identity, key=keys, mechanism=mechanism, scale=params["scale"])
+        return to_uint8(net.apply(params["network"], x, noised))
 
-    size = _chunk()
-    split = faces.reshape(-1, size, *faces.shape[1:]), keys.reshape(-1, size)
-    return jax.lax.map(chunk, split).reshape(faces.shape)
+    return draw
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _embed(encode, params, faces):
-    return encode(params["encoder"], identity_crop(to_float(faces)))
+@functools.cache
+def _embedding(encode):
+    return lambda params, faces: encode(params["encoder"], identity_crop(to_float(faces)))

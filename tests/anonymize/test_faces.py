@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from identitydp_jax.anonymize import faces as faces_module
+from identitydp_jax import sharding
 from identitydp_jax.anonymize.faces import Model, anonymize_faces, embed_faces
 from identitydp_jax.checks import UserError
 from identitydp_jax.privacy import PrivacySetting
@@ -73,7 +73,7 @@ def test_random_never_looks_at_the_embedding(model):
 
 
 def test_one_compilation_serves_every_budget_and_nearby_batch(model):
-    compiled = faces_module._anonymize._cache_size
+    compiled = sharding._map_block._cache_size
     anonymize_faces(model, tiny.faces(4), keys=keys(4), setting=LOW)
     before = compiled()
     anonymize_faces(model, tiny.faces(3), keys=keys(3), setting=PrivacySetting(epsilon=77.0))
