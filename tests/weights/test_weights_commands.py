@@ -20,7 +20,7 @@ def test_list_shows_licence_source_and_whether_it_is_cached(weights, tmp_path, c
     header, one, two, *_ = capsys.readouterr().out.splitlines()
     assert header.split() == ["NAME", "PURPOSE", "SIZE", "CACHED", "SOURCE", "LICENCE"]
     assert "  no   " in one and "  yes  " in two
-    assert "tiny-weights==1.0" in one and "for tests only" in one
+    assert "pip tiny-weights==1.0" in one and "for tests only" in one
 
 
 def test_fetch_stores_the_file_and_shows_the_licence(weights, wheel, capsys):
