@@ -10,6 +10,7 @@ from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
 from identitydp_jax.anonymize.faces import Model, embed_faces
+from identitydp_jax.anonymize.methods import IdentityDP
 from identitydp_jax.anonymize.photos import anonymize_photo
 from identitydp_jax.data import alignment
 from identitydp_jax.data.detection import Detector
@@ -81,9 +82,8 @@ def anonymize_examples(model: Model, detector: Detector) -> tuple[Image.Image, n
         for caption, original in photos.items():
             results = []
             for setting, key in COLUMNS:
-                result, _ = anonymize_photo(
-                    model, original, master=_KEYS[key], setting=setting, detector=detector
-                )
+                method = IdentityDP(model, setting)
+                result, _ = anonymize_photo(method, original, master=_KEYS[key], detector=detector)
                 results.append(result)
                 progress.update()
             points = detector.detect(original).points[0]

@@ -12,8 +12,8 @@ ROOT = pathlib.Path(identitydp_jax.__file__).parent
 FLOORS = (
     {"checks"},
     {"weights", "sharding"},
-    {"models", "privacy", "data"},
-    {"anonymize", "training", "baselines"},
+    {"models", "privacy", "data", "baselines"},
+    {"anonymize", "training"},
     {"contact_sheet"},
     {"evaluation", "demo", "benchmark"},
     {"cli"},

@@ -1,4 +1,4 @@
-"""One photo file after the other, with one model, key and setting."""
+"""One photo file after the other, with one method and key."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ import jax
 import platformdirs
 
 from identitydp_jax import __version__
-from identitydp_jax.anonymize import compositing, faces, files, images, photos
+from identitydp_jax.anonymize import compositing, files, images, methods, photos
 from identitydp_jax.anonymize.manifest import Manifest, sha256
 from identitydp_jax.checks import UserError
 from identitydp_jax.data.detection import Detector
@@ -22,37 +22,29 @@ _MAX_BYTES = 1 << 30  # of an input file; 200 megapixels fit in any of the forma
 class Batch:
     """What every photo of a run shares."""
 
-    model: faces.Model
+    method: methods.Method
     detector: Detector
     master: keys.MasterKey
-    setting: PrivacySetting
     min_face: int
     on_no_face: str
 
     @classmethod
     def prepare(cls, args) -> "Batch":
-        """Load the model, the detector and the key that the command's options name."""
-        setting = PrivacySetting(args.mechanism, args.epsilon, args.calibration)
+        """Load the method, the detector and the key that the command's options name."""
+        method = _method(args)
         if args.audit_seed is not None:
             master = keys.audit_master(args.audit_seed)
         else:
             default = platformdirs.user_data_path("identitydp") / "master.key"
             master = keys.load_or_create(args.key_file or default)
-        model = faces.load_model(args.model)
-        return cls(model, Detector(), master, setting, args.min_face, args.on_no_face)
+        return cls(method, Detector(), master, args.min_face, args.on_no_face)
 
     def describe(self) -> str:
-        """Return one line for the user: budget, model, key, and whether the noise is a secret."""
-        setting, commitment = self.setting, keys.commitment(self.master)
-        text = f"{setting.mechanism}, model {self.model.name}, key {commitment}"
-        if setting.mechanism != "random":
-            text = (
-                f"{setting.mechanism}, epsilon {setting.epsilon:g} {setting.calibration}"
-                f" (certified {setting.certified_epsilon:.3g}, paper {setting.paper_epsilon:.3g})"
-                f" per face, model {self.model.name}, key {commitment}"
-            )
+        """Return one line for the user: method, key, and whether the noise is a secret."""
+        commitment = keys.commitment(self.master)
+        text = f"{self.method.summary}, key {commitment}"
         if commitment.startswith("audit-seed"):
-            text += "; anybody can repeat this noise and undo it"
+            text += "; anybody can repeat this run and undo its noise"
         return text
 
     def do(self, job: files.Job, output: pathlib.Path, manifest: Manifest, *, overwrite: bool):
@@ -89,10 +81,9 @@ class Batch:
         """Return the result's pixels, its status, and the records of its faces."""
         try:
             result, records = photos.anonymize_photo(
-                self.model,
+                self.method,
                 pixels,
                 master=self.master,
-                setting=self.setting,
                 detector=self.detector,
                 min_face=self.min_face,
             )
@@ -110,9 +101,8 @@ class Batch:
         return {
             "identitydp": __version__,
             "input": str(job.source),
-            "mechanism": self.setting.mechanism,
-            "model": self.model.name,
-            "model_sha256": self.model.sha256,
+            "method": self.method.name,
+            **self.method.record,
             "key": keys.commitment(self.master),
             "min_face": self.min_face,
             "on_no_face": self.on_no_face,
@@ -122,19 +112,33 @@ class Batch:
         """Return a face's record; one that was pixelated has no epsilon."""
         face = dataclasses.asdict(record)
         if record.handled == "anonymized":
-            setting = self.setting
-            face |= {"epsilon": setting.epsilon, "calibration": setting.calibration}
-            face |= {"certified_epsilon": setting.certified_epsilon}
-            face |= {"paper_epsilon": setting.paper_epsilon}
+            face |= self.method.face_record
         return face
 
     def _tag(self, data: bytes) -> str:
         """Return a keyed hash of the input and all that changes its result, to recognise it by."""
-        policy = self.setting.policy(self.model.sha256)
-        options = f"min_face={self.min_face};on_no_face={self.on_no_face};{policy}"
+        options = f"min_face={self.min_face};on_no_face={self.on_no_face};{self.method.policy}"
         digest = hashlib.sha256(data).digest()
         key = keys.image_key(self.master, digest=digest, policy=f"manifest tag;{options}")
         return "".join(f"{word:08x}" for word in jax.random.key_data(key).tolist())
+
+
+def _method(args) -> methods.Method:
+    """Return the method of the command; options that say nothing to it are refused."""
+    options = {name: getattr(args, name) for name in ("mechanism", "epsilon", "calibration")}
+    given = {name: value for name, value in options.items() if value is not None}
+    setting = PrivacySetting(**given)
+    method = methods.parse(args.method, model=args.model or "default", setting=setting)
+    if isinstance(method, methods.Baseline):
+        useless = [*given, "model"] if args.model else [*given]
+    elif args.method != "identitydp":  # it says mechanism and epsilon itself
+        useless = [name for name in given if name != "calibration"]
+    else:
+        useless = []
+    if useless:
+        names = ", ".join(f"--{name}" for name in useless)
+        raise UserError(f"{names} does not go with --method {args.method}: leave one of them out")
+    return method
 
 
 def _read(path: pathlib.Path) -> bytes:

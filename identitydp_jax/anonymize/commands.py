@@ -27,10 +27,14 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace results of other settings or origin"
     )
-    _add_privacy_options(parser)
     parser.add_argument(
-        "--model", default="default", help="name or file of a trained model (%(default)s)"
+        "--method",
+        default="identitydp",
+        help="what replaces the faces: %(default)s (the default), or for comparison and without any"
+        " guarantee pixelate:8, noise:49, blur:19, mask, k-same:10, or with another number",
     )
+    _add_privacy_options(parser)
+    parser.add_argument("--model", help="name or file of a trained model (default)")
     parser.add_argument(
         "--min-face",
         type=int,
@@ -70,18 +74,15 @@ def _add_privacy_options(parser) -> None:
     privacy.add_argument(
         "--epsilon",
         type=float,
-        default=6.0,
-        help="privacy budget per face, smaller is more private (%(default)s)",
+        help="privacy budget per face, smaller is more private (6)",
     )
     privacy.add_argument(
         "--mechanism",
-        default="laplace",
-        help="laplace, or random: an identity that never saw the face (%(default)s)",
+        help="laplace, or random: an identity that never saw the face (laplace)",
     )
     privacy.add_argument(
         "--calibration",
-        default="certified-l2",
-        help="what epsilon is measured against: certified-l2, or paper (%(default)s)",
+        help="what epsilon is measured against: certified-l2, or paper (certified-l2)",
     )
     key = privacy.add_mutually_exclusive_group()
     key.add_argument(

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from identitydp_jax.checks import UserError
@@ -90,6 +91,32 @@ def embed_faces(model: Model, faces) -> np.ndarray:
     return map_rows(_embedding(model.encode), model.params, faces)
 
 
+def perturb_faces(model: Model, faces, *, keys, setting: PrivacySetting):
+    """Return identity embeddings and what `anonymize_faces` makes of them with the same keys.
+
+    For evaluation: whoever has the first knows the face.
+
+    Args:
+      model: from `load_model`.
+      faces: uint8 (N, R, R, 3) in the model frame.
+      keys: N typed keys, one per face.
+      setting: mechanism and budget.
+
+    Returns:
+      The embeddings and the noised embeddings, both float32 (N, 512), unit L2.
+    """
+    perturbing = _perturbing(model.encode, setting.mechanism)
+    return map_rows(perturbing, {**model.params, "scale": np.float32(setting.scale)}, faces, keys)
+
+
+def attributes_of_faces(model: Model, faces, side: int = 8) -> np.ndarray:
+    """Return the attribute maps of aligned uint8 faces (N, R, R, 3) as vectors, float32 (N, D).
+
+    Every map larger than `side` is averaged down to (side, side) first.
+    """
+    return map_rows(_attributes(model.config, side), model.params, faces)
+
+
 @functools.cache
 def _drawing(config, encode, mechanism):
     net = AEINet(config)
@@ -101,6 +128,32 @@ def _drawing(config, encode, mechanism):
         return to_uint8(net.apply(params["network"], x, noised))
 
     return draw
+
+
+@functools.cache
+def _perturbing(encode, mechanism):
+    def embed(params, faces, keys):
+        identity = encode(params["encoder"], identity_crop(to_float(faces)))
+        return identity, perturb(identity, key=keys, mechanism=mechanism, scale=params["scale"])
+
+    return embed
+
+
+@functools.cache
+def _attributes(config, side):
+    net = AEINet(config)
+
+    def describe(params, faces):
+        maps = net.apply(params["network"], to_float(faces), method=net.attributes)
+        return jnp.concatenate([_pooled(x, side).reshape(len(faces), -1) for x in maps], axis=1)
+
+    return describe
+
+
+def _pooled(x, side: int):
+    count, height, _, channels = x.shape
+    size = min(side, height)
+    return x.reshape(count, size, height // size, size, height // size, channels).mean((2, 4))
 
 
 @functools.cache

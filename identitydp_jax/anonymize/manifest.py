@@ -1,9 +1,9 @@
 """The manifest: one line of JSON in the output folder for each photo, without any secret.
 
 A record has the name of the input as it was given, the name and SHA-256 of the output, what
-was done, the privacy setting, the model's hash, the commitment to the key, and every face.
-`tag` is a keyed hash of the input and all settings: whoever lacks the master key cannot tell from
-it which photo went in, and a run recognises with it what is already done.
+was done, the method with its setting and its model's hash, the commitment to the key, and every
+face. `tag` is a keyed hash of the input and all settings: whoever lacks the master key cannot tell
+from it which photo went in, and a run recognises with it what is already done.
 """
 
 import errno

@@ -6,10 +6,11 @@ import hashlib
 import jax
 import numpy as np
 
-from identitydp_jax.anonymize import compositing, faces
+from identitydp_jax.anonymize import compositing
+from identitydp_jax.anonymize.methods import Method
 from identitydp_jax.checks import UserError
 from identitydp_jax.data import alignment
-from identitydp_jax.privacy import PrivacySetting, keys
+from identitydp_jax.privacy import keys
 
 MIN_FACE = 20
 
@@ -36,26 +37,25 @@ class FaceRecord:
 
 
 def anonymize_photo(
-    model: faces.Model,
+    method: Method,
     photo: np.ndarray,
     *,
     master: keys.MasterKey,
-    setting: PrivacySetting,
     detector,
     min_face: int = MIN_FACE,
 ) -> tuple[np.ndarray, list[FaceRecord]]:
     """Return a photo in which every face that the detector finds is replaced.
 
     A face that is too small, or whose points fit no frame, is pixelated: none is left as it was.
-    The guarantee is that of `privacy.perturb` for each anonymized face. The result is a function
-    of the pixels, the master key, the model, the setting and `min_face`.
+    The guarantee is the method's, for each anonymized face: with `IdentityDP` that of
+    `privacy.perturb`. The result is a function of the pixels, the master key, the method and
+    `min_face`.
 
     Args:
-      model: from `load_model`.
+      method: what replaces the faces, from `methods`.
       photo: uint8 (H, W, 3) sRGB, upright; not changed.
       master: from `privacy.keys`. Each face gets its own key from it, the photo's pixels, the
-        setting, the model and the face's box.
-      setting: how much of the identity is hidden.
+        method's policy and the face's box.
       detector: `detector.detect(photo)` gives `data.detection.Detections`.
       min_face: faces whose box is shorter than this on its longer side, in pixels, are pixelated.
 
@@ -70,7 +70,8 @@ def anonymize_photo(
         raise NoFaceFound("no face found")
     sides = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1)
     found, sides = found[np.argsort(sides, kind="stable")], np.sort(sides)
-    frames = [_frame(found, i, model.resolution, sides[i] < min_face) for i in range(len(found))]
+    size = method.resolution
+    frames = [_frame(found, i, size, sides[i] < min_face) for i in range(len(found))]
 
     result = photo.copy()
     # First, so that no crop of a neighbour shows them.
@@ -80,9 +81,9 @@ def anonymize_photo(
     aligned = [i for i, frame in enumerate(frames) if not isinstance(frame, str)]
     if aligned:
         matrices = np.stack([frames[i] for i in aligned])
-        crops = np.stack([alignment.crop(result, m, model.resolution) for m in matrices])
-        face_keys = _face_keys(master, photo, found.boxes[aligned], setting.policy(model.sha256))
-        drawn = faces.anonymize_faces(model, crops, keys=face_keys, setting=setting)
+        crops = np.stack([alignment.crop(result, m, size) for m in matrices])
+        face_keys = _face_keys(master, photo, found.boxes[aligned], method.policy)
+        drawn = method.draw(crops, keys=face_keys)
         compositing.paste(result, drawn, matrices)
     return result, [_record(found, i, frame) for i, frame in enumerate(frames)]
 

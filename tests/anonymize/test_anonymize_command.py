@@ -53,6 +53,7 @@ def test_a_photo_and_its_record(photo, capsys):
     assert face["calibration"] == "certified-l2" and 3 < face["paper_epsilon"] < 5
     assert record["key"] == "audit-seed:1" and record["model_sha256"] == "00" * 32
     assert record["status"] == "anonymized" and record["size"] == [160, 120]
+    assert record["method"] == "identitydp:6" and record["mechanism"] == "laplace"
     data = pathlib.Path("out/photo.png").read_bytes()
     assert record["output_sha256"] == hashlib.sha256(data).hexdigest()
     assert "anybody can repeat" in capsys.readouterr().err
@@ -145,6 +146,60 @@ def test_small_faces_are_recorded_as_pixelated(photo):
     assert face["handled"] == "pixelated" and "epsilon" not in face
 
 
+@pytest.mark.parametrize("method", ["pixelate:8", "noise:49", "blur:19", "mask", "k-same:10"])
+def test_baselines_are_written_as_such(photo, method, capsys):
+    assert _run("in", "--method", method) == 0
+    (record,) = _manifest()
+    assert record["method"] == method and record["faces"][0]["handled"] == "anonymized"
+    text = json.dumps(record)
+    assert not [word for word in ("epsilon", "mechanism", "model", "private") if word in text]
+    assert "without any privacy guarantee" in capsys.readouterr().err
+    before, after = (np.asarray(Image.open(f"{name}/photo.png")) for name in ("in", "out"))
+    changed = (before != after).any(2)
+    assert changed[20:75, 20:60].any() and not changed[:, 100:].any()
+
+
+def test_baselines_fail_closed_too(photo, capsys):
+    save(pathlib.Path("in/no-face.png"), picture())
+    assert _run("in", "--method", "mask", "--min-face", 100) == 1
+    assert not pathlib.Path("out/no-face.png").exists()
+    failed, done = sorted(_manifest(), key=lambda record: "output" in record)
+    assert failed["status"] == "failed" and done["faces"][0]["handled"] == "pixelated"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["pixelate:8", "--epsilon", "6"], "--epsilon"),
+        (
+            ["mask", "--mechanism", "laplace", "--calibration", "paper"],
+            "--mechanism, --calibration",
+        ),
+        (["k-same:10", "--model", "default"], "--model"),
+        (["identitydp:100", "--epsilon", "100"], "--epsilon"),
+        (["identitydp:random", "--mechanism", "random"], "--mechanism"),
+    ],
+)
+def test_options_that_say_nothing_to_the_method_are_refused(photo, options, named, capsys):
+    assert _run("in", "--method", *options) == 2
+    line = f"identitydp: error: {named} does not go with --method {options[0]}: "
+    assert capsys.readouterr().err.startswith(line)
+    assert not pathlib.Path("out").exists()
+
+
+def test_another_method_is_another_setting(photo, capsys):
+    assert _run("in", "--method", "noise:9") == 0
+    assert _run("in", "--method", "noise:9") == 0 and "1 already done" in capsys.readouterr().err
+    assert _run("in", "--method", "noise:10") == 1
+    assert "another photo, key or setting" in capsys.readouterr().err
+
+
+def test_a_method_with_its_own_budget(photo):
+    assert _run("in", "--method", "identitydp:100", "--calibration", "paper") == 0
+    (face,) = _manifest()[0]["faces"]
+    assert face["epsilon"] == 100.0 and face["calibration"] == "paper"
+
+
 def test_the_same_command_continues(photo, monkeypatch, capsys):
     save(pathlib.Path("in/second.png"), picture(FACE, size=(110, 150)))
     assert _run("in/photo.png") == 0
@@ -220,6 +275,7 @@ def test_own_outputs_are_never_done_again(photo, capsys):
         (["in", "--epsilon", "0"], 2),
         (["in", "--epsilon", "nan"], 2),
         (["in", "--mechanism", "magic"], 2),
+        (["in", "--method", "magic"], 2),
         (["in", "--calibration", "magic"], 2),
         (["in", "--min-face", "-1"], 2),
         (["in", "--audit-seed", "-1"], 2),

@@ -1,10 +1,12 @@
-import dataclasses
+import hashlib
 
+import jax
 import numpy as np
 import pytest
 from fakes import FakeModel, FixedDetector, MarkerDetector, colours, picture, points_in
 
 from identitydp_jax.anonymize import commands, faces, photos
+from identitydp_jax.anonymize.methods import Baseline, IdentityDP
 from identitydp_jax.privacy import PrivacySetting, keys
 
 BOXES = (20, 20, 60, 75), (100, 30, 140, 85)
@@ -16,12 +18,11 @@ def _fake(fake_model):
     pass
 
 
-def _anonymize(photo, *, seed=0, setting=None, model=None, detector=None, **options):
+def _anonymize(photo, *, seed=0, method=None, detector=None, **options):
     return photos.anonymize_photo(
-        model or FakeModel(),
+        method or IdentityDP(FakeModel(), PrivacySetting()),
         photo,
         master=keys.audit_master(seed),
-        setting=setting or PrivacySetting(),
         detector=detector or MarkerDetector(),
         **options,
     )
@@ -52,9 +53,9 @@ def test_faces_of_a_photo_do_not_share_noise():
     "change",
     [
         {"seed": 1},
-        {"setting": PrivacySetting(epsilon=1.0)},
-        {"setting": PrivacySetting(calibration="paper")},
-        {"model": dataclasses.replace(FakeModel(), sha256="11" * 32)},
+        {"method": IdentityDP(FakeModel(), PrivacySetting(epsilon=1.0))},
+        {"method": IdentityDP(FakeModel(), PrivacySetting(calibration="paper"))},
+        {"method": IdentityDP(FakeModel("fake", "11" * 32), PrivacySetting())},
     ],
 )
 def test_the_noise_is_another_for_another_key_setting_or_model(change):
@@ -70,6 +71,33 @@ def test_the_noise_is_another_for_another_photo():
     changed = photo.copy()
     changed[-1, -1] += 1
     assert _centre(_anonymize(photo)[0], BOXES[0]) != _centre(_anonymize(changed)[0], BOXES[0])
+
+
+def test_the_keys_are_those_of_the_setting_with_the_model(monkeypatch):
+    used = []
+
+    def keep_keys(model, crops, *, keys, setting):
+        used.append(keys)
+        return crops
+
+    monkeypatch.setattr(faces, "anonymize_faces", keep_keys)
+    photo = picture(BOXES[0])
+    _anonymize(photo)
+    expected = keys.face_key(
+        keys.audit_master(0),
+        digest=hashlib.sha256(repr(photo.shape).encode() + photo.tobytes()).digest(),
+        policy=PrivacySetting().policy(FakeModel().sha256),
+        box=np.array(BOXES[0], np.float32),
+    )
+    assert (jax.random.key_data(used[0][0]) == jax.random.key_data(expected)).all()
+
+
+def test_a_baseline_acts_on_the_face_alone():
+    photo = picture(*BOXES)
+    result, records = _anonymize(photo, method=Baseline("mask"))
+    assert [record.handled for record in records] == ["anonymized"] * 2
+    assert _centre(result, BOXES[0]) == _centre(result, BOXES[1]) == (128, 128, 128)
+    assert len(MarkerDetector().detect(result)) == 0 and (result[-5:] == photo[-5:]).all()
 
 
 def test_all_faces_go_through_the_model_at_once(monkeypatch):
@@ -141,3 +169,15 @@ def test_the_command_has_the_same_default():
     commands.add_parser(parser.add_subparsers())
     args = parser.parse_args(["anonymize", "x", "--output", "y"])
     assert args.min_face == photos.MIN_FACE
+
+
+def test_the_help_of_the_command_states_the_defaults_of_the_setting(capsys):
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    commands.add_parser(parser.add_subparsers())
+    with pytest.raises(SystemExit):
+        parser.parse_args(["anonymize", "--help"])
+    text, setting = " ".join(capsys.readouterr().out.split()), PrivacySetting()
+    for default in (f"{setting.epsilon:g}", setting.mechanism, setting.calibration):
+        assert f"({default})" in text
