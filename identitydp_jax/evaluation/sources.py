@@ -1,0 +1,296 @@
+"""Where the photos of an evaluation come from, and whom they show."""
+
+import csv
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from identitydp_jax.anonymize import files, images
+from identitydp_jax.checks import UserError
+
+IDENTITIES = "identities.csv"
+# Taken for photos too, so that they are counted as unreadable instead of overlooked.
+_OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".ppm", ".tif", ".tiff")
+_TFDS = re.compile(r"tfds:(?P<name>[^:\[]+(:\d+\.[\d*]+\.[\d*]+)?)(:(?P<split>.+))?")
+_USAGE = (
+    "give one SOURCE, or original=SOURCE with one or more of anonymized=FOLDER or"
+    " anonymized=NAME:FOLDER"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """A photo that was not read yet.
+
+    Attributes:
+      name: unique in its source: the path below the folder, with "/".
+      identity: whom it shows, or None where the source does not say.
+      read: returns uint8 (H, W, 3) sRGB, upright; raises `UserError` or `OSError` if it cannot.
+    """
+
+    name: str
+    identity: str | None
+    read: Callable[[], np.ndarray]
+
+
+class Source(Sequence[Photo]):
+    """Photos in a fixed order; several threads may take them out.
+
+    Attributes:
+      spec: what it was opened with.
+    """
+
+    spec: str
+
+
+def open_source(spec: str) -> Source:
+    """Open a folder or a data set of TensorFlow Datasets.
+
+    * A folder whose photos all lie one level down: each subfolder is a person.
+    * A folder with `identities.csv`, columns `file` (path below the folder) and `identity`. A photo
+      that it does not list, or lists without identity, shows nobody known; one that it lists and
+      that is not there is unreadable.
+    * A flat folder of photos: nobody is known.
+    * `tfds:NAME[:SPLIT]`, with `NAME` as `tfds.builder` takes it (``lfw``, ``celeb_a:2.1.0``) and
+      `SPLIT` as ``test`` or ``train[:10%]``, needed if there are several. The identity is the
+      feature `identity` or `label`. The data set lies in `TFDS_DATA_DIR` (default
+      ``~/tensorflow_datasets``) as array_record, which `tfds build NAME
+      --file_format=array_record` makes; only that needs TensorFlow.
+
+    Photos of folders come person by person, then by name.
+
+    Raises:
+      UserError: there is no such folder or data set, it holds no photo, photos lie at different
+        depths, or `identities.csv` is no such table.
+    """
+    if spec.startswith("tfds:"):
+        return _TfdsSource(spec)
+    return _FolderSource(spec)
+
+
+def open_data(specs: list[str]) -> tuple[Source, dict[str, pathlib.Path]]:
+    """Open what `--data` names: a source, and folders with its photos anonymized by other tools.
+
+    Args:
+      specs: one SOURCE; or `original=SOURCE` and, once or more, `anonymized=FOLDER` or
+        `anonymized=NAME:FOLDER`, in any order.
+
+    Returns:
+      The source, and the folders by name. A folder without a NAME has its own.
+
+    Raises:
+      UserError: the words are others, a folder is missing, or two have one name.
+    """
+    if len(specs) == 1 and not specs[0].startswith(("original=", "anonymized=")):
+        return open_source(specs[0]), {}
+    originals, folders = [], {}
+    for spec in specs:
+        role, _, value = spec.partition("=")
+        if role == "original" and value:
+            originals.append(value)
+        elif role == "anonymized" and value:
+            name, folder = _named_folder(value)
+            if name in folders:
+                raise UserError(
+                    f"{folders[name]} and {folder} are both called {name}: give"
+                    " anonymized=NAME:FOLDER"
+                )
+            folders[name] = folder
+        else:
+            raise UserError(f"--data {spec}: {_USAGE}")
+    if len(originals) != 1 or not folders:
+        raise UserError(f"--data {' '.join(specs)}: {_USAGE}")
+    return open_source(originals[0]), folders
+
+
+def photo_names(folder: pathlib.Path) -> list[str]:
+    """Return the sorted paths, with "/", of the photos at any depth below a folder.
+
+    Raises:
+      UserError: the folder is missing or cannot be listed.
+    """
+
+    def refuse(error):
+        raise UserError(f"{error.filename}: {error.strerror}") from error
+
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give one that holds photos")
+    names = []
+    for root, folders, inside in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = pathlib.Path(root).relative_to(folder)
+        names += [
+            (below / name).as_posix()
+            for name in inside
+            if not name.startswith(".")
+            and pathlib.Path(name).suffix.lower() in files.SUFFIXES + _OTHER_SUFFIXES
+        ]
+    return sorted(names)
+
+
+def read_photo(path: pathlib.Path) -> np.ndarray:
+    """Return a photo as uint8 (H, W, 3) sRGB, upright; raise `UserError` or `OSError`."""
+    if not path.is_file():  # a pipe would wait for its writer
+        raise UserError("no such file")
+    return images.decode(path.read_bytes()).pixels
+
+
+class _FolderSource(Source):
+    def __init__(self, spec: str):
+        self.spec = spec
+        self._folder = pathlib.Path(spec).expanduser()
+        names = photo_names(self._folder)
+        if (self._folder / IDENTITIES).is_file():
+            listed = _read_identities(self._folder / IDENTITIES)
+            identities = dict.fromkeys(names) | listed
+        else:
+            identities = _identities_by_folder(names, self._folder)
+        if not identities:
+            raise UserError(f"{spec}: holds no photo ({', '.join(files.SUFFIXES)})")
+        self._identities = sorted(
+            identities.items(), key=lambda item: (item[1] is None, item[1] or "", item[0])
+        )
+
+    def __len__(self) -> int:
+        return len(self._identities)
+
+    def __getitem__(self, index: int) -> Photo:
+        name, identity = self._identities[index]
+        return Photo(name, identity, lambda: read_photo(self._folder / name))
+
+
+class _TfdsSource(Source):
+    def __init__(self, spec: str):
+        import tensorflow_datasets as tfds  # a second to import, for a source that few use
+
+        match = _TFDS.fullmatch(spec)
+        if not match:
+            raise UserError(f"{spec}: give tfds:NAME or tfds:NAME:SPLIT")
+        self.spec = spec
+        builder = _prepared(match["name"])
+        self._split = _split(builder, match["split"], spec)
+        features = dict(builder.info.features.items())
+        self._image = _image_feature(features, tfds.features.Image, spec)
+        self._label = next((name for name in ("identity", "label") if name in features), None)
+        names = getattr(features.get(self._label), "names", None)
+        self._people = dict(enumerate(names or ()))
+        try:
+            # The file as it is: our decoder says what is wrong with a damaged one.
+            self._records = builder.as_data_source(
+                self._split, decoders={self._image: tfds.decode.SkipDecoding()}
+            )
+        except Exception as error:  # tfds has no common base class
+            raise UserError(f"{spec}: {_first_line(error)}") from error
+        if not len(self._records):
+            raise UserError(f"{spec}: holds no photo")
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Photo:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        record = self._records[index]
+        data = record[self._image]
+        name = f"{self._split}/{index:06d}"
+        return Photo(name, self._identity(record), lambda: images.decode(data).pixels)
+
+    def _identity(self, record: Mapping) -> str | None:
+        if self._label is None:
+            return None
+        label = record[self._label]
+        if isinstance(label, bytes):
+            return label.decode(errors="replace") or None
+        return self._people.get(int(label), str(int(label)))
+
+
+def _named_folder(value: str) -> tuple[str, pathlib.Path]:
+    """Return name and path of `FOLDER` or `NAME:FOLDER`."""
+    folder, name = pathlib.Path(value).expanduser(), ""
+    if not folder.is_dir() and ":" in value:
+        name, _, rest = value.partition(":")
+        folder = pathlib.Path(rest).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; {_USAGE}")
+    return name or folder.resolve().name, folder
+
+
+def _identities_by_folder(names: list[str], folder: pathlib.Path) -> dict[str, str | None]:
+    """Return whom each photo shows: the subfolder's name, or None in a flat folder."""
+    depths = {name.count("/"): name for name in names}
+    if len(depths) > 1 or max(depths, default=0) > 1:
+        raise UserError(
+            f"{folder}: photos lie at other depths than one subfolder per person, as"
+            f" {depths[max(depths)]}: give a folder of such subfolders, or add {IDENTITIES}"
+        )
+    return {name: name.rpartition("/")[0] or None for name in names}
+
+
+def _read_identities(path: pathlib.Path) -> dict[str, str | None]:
+    """Return the identity by file; None where the table leaves it open."""
+    identities = {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if not {"file", "identity"} <= set(rows.fieldnames or ()):
+                raise UserError(f"{path}: its first line has to name the columns file,identity")
+            for row in rows:
+                name = pathlib.PurePosixPath((row["file"] or "").strip()).as_posix()
+                identity = (row["identity"] or "").strip() or None
+                if name == ".":
+                    raise UserError(f"{path}, line {rows.line_num}: names no file")
+                if identities.setdefault(name, identity) != identity:
+                    raise UserError(
+                        f"{path}, line {rows.line_num}: {name} has a second identity, {identity};"
+                        " keep one"
+                    )
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a table of comma-separated values in UTF-8") from error
+    return identities
+
+
+def _prepared(name: str):
+    """Return tfds' builder of a data set that lies ready on disk."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
+        splits = builder.info.splits
+    except Exception as error:  # tfds has no common base class
+        builder, splits, reason = None, {}, _first_line(error)
+    else:
+        reason = f"not prepared in {builder.data_path}"
+    formats = {each.value for each in builder.info.available_file_formats()} if splits else set()
+    if splits and "array_record" not in formats:
+        reason = f"{builder.data_path} is in the format {', '.join(sorted(formats))}"
+    elif splits:
+        return builder
+    raise UserError(
+        f"tfds:{name}: {reason}: run `tfds build {name} --file_format=array_record` once, where"
+        " TensorFlow is installed, and point TFDS_DATA_DIR to its data_dir"
+    )
+
+
+def _split(builder, split: str | None, spec: str) -> str:
+    names = sorted(builder.info.splits)
+    if split is None and len(names) > 1:
+        raise UserError(f"{spec}: name a split, as {spec}:{names[0]} ({', '.join(names)})")
+    return split or names[0]
+
+
+def _image_feature(features, kind: type, spec: str) -> str:
+    names = [name for name, feature in features.items() if isinstance(feature, kind)]
+    if "image" in names:
+        return "image"
+    if len(names) != 1:
+        raise UserError(f"{spec}: has no feature `image` ({', '.join(features)})")
+    return names[0]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__
