@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import shlex
 import sys
 
 from identitydp_jax import __version__
@@ -14,6 +15,7 @@ from identitydp_jax.weights import cache
 _COMMANDS = {
     "anonymize": "identitydp_jax.anonymize.commands",
     "demo": "identitydp_jax.demo",
+    "evaluate": "identitydp_jax.evaluation.commands",
     "train": "identitydp_jax.training.commands",
     "data": "identitydp_jax.training.data_commands",
     "weights": "identitydp_jax.weights.commands",
@@ -24,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the program and return its exit status: 2 for wrong usage, 130 when interrupted."""
     modules = {name: importlib.import_module(module) for name, module in _COMMANDS.items()}
     try:
-        args = _parser(modules.values()).parse_args(arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        args = _parser(modules.values()).parse_args(given)
+        args.line = shlex.join(["identitydp", *given])
         _cache_compilations()
         return modules[args.command].run(args)
     except UserError as error:

@@ -105,14 +105,18 @@ class Detector:
         found = []
         for top in _tile_starts(image.shape[0]):
             for left in _tile_starts(image.shape[1]):
-                tile = self._detect_once(image[top : top + _TILE, left : left + _TILE])
+                tile = self.detect_once(image[top : top + _TILE, left : left + _TILE])
                 offset = np.array([left, top], np.float32)
                 boxes = tile.boxes + np.tile(offset, 2)
                 found.append(Detections(boxes, tile.scores, tile.points + offset))
         return _concatenate(found)
 
-    def _detect_once(self, image: np.ndarray) -> Detections:
-        """Run the network once and decode its distances from the anchor centres, in pixels."""
+    def detect_once(self, image: np.ndarray) -> Detections:
+        """Run the network once on uint8 (H, W, 3) as it is.
+
+        Turned, small and very large faces are missed, and others found several times: what `detect`
+        makes good.
+        """
         height, width = (32 * math.ceil(side / 32) for side in image.shape[:2])
         padded = np.full((height, width, 3), 127, np.uint8)
         padded[: image.shape[0], : image.shape[1]] = image

@@ -1,0 +1,96 @@
+"""What is measured on a face and its anonymization, each measure by its name.
+
+Measures give one row per face. What is made of the rows, a mean, a rate or a distance between two
+distributions, is the matter of a protocol.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from identitydp_jax.checks import UserError
+from identitydp_jax.data.alignment import FRAME
+from identitydp_jax.evaluation import face_analysis, image_quality, verifiers
+from identitydp_jax.models import inception_v3, lpips
+from identitydp_jax.models.pixels import to_float
+from identitydp_jax.sharding import map_rows
+from identitydp_jax.weights.registry import WEIGHTS
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """One measure, ready to run.
+
+    Attributes:
+      name: as it is asked for.
+      weights: SHA-256 of each pretrained file that it uses, by the file's name.
+      rows: from faces and their anonymizations, both uint8 (N, 256, 256, 3) in the model frame, to
+        an array (N, ...).
+    """
+
+    name: str
+    weights: dict[str, str]
+    rows: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def load(names) -> tuple[list[Measure], dict[str, str]]:
+    """Load measures by name; return those that can be had, and why the others can't.
+
+    Names are `psnr`, `ssim`, `lpips`, `inception` (the features of FID), `hog` and `scrfd` (whether
+    the detector finds the face), `points68` (dlib's landmarks), and those of `load_verifier`.
+    """
+    measures, missing = [], {}
+    for name in names:
+        try:
+            measures.append(_load(name))
+        except UserError as error:
+            missing[name] = str(error)
+    return measures, missing
+
+
+def _load(name: str) -> Measure:
+    if name in _LOADERS:
+        rows, files = _LOADERS[name]()
+        rows(_NOBODY, _NOBODY)  # what is missing is told here
+        return Measure(name, {file: WEIGHTS[file].sha256 for file in files}, rows)
+    verifier = verifiers.load_verifier(name)
+    if not hasattr(verifier, "embed"):
+        return Measure(name, {}, verifier.distance)
+    return Measure(name, dict(verifier.weights), lambda _, others: verifier.embed(others))
+
+
+_NOBODY = np.zeros((0, FRAME, FRAME, 3), np.uint8)
+
+
+def _lpips():
+    apply, params = lpips.load_lpips()
+
+    def distance(params, faces, others):
+        return apply(params, to_float(faces), to_float(others))
+
+    return lambda faces, others: map_rows(distance, params, faces, others), ["lpips_vgg16"]
+
+
+def _inception():
+    features, params = inception_v3.load_inception()
+    return lambda _, others: map_rows(features, params, others), ["inception_fid"]
+
+
+def _psnr(_, faces, others):
+    return image_quality.psnr(faces, others)
+
+
+def _ssim(_, faces, others):
+    return image_quality.ssim(faces, others)
+
+
+_LOADERS = {
+    "psnr": lambda: (lambda faces, others: map_rows(_psnr, (), faces, others), []),
+    "ssim": lambda: (lambda faces, others: map_rows(_ssim, (), faces, others), []),
+    "lpips": _lpips,
+    "inception": _inception,
+    "hog": lambda: (lambda _, others: face_analysis.hog_found(others), []),
+    "scrfd": lambda: (lambda _, others: face_analysis.scrfd_found(others), ["scrfd_500m"]),
+    "points68": lambda: (lambda _, others: face_analysis.points68(others), ["dlib_points68"]),
+}

@@ -1,0 +1,1 @@
+"""What is measured together: each module has `run(bench) -> Report`."""

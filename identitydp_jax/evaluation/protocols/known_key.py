@@ -1,0 +1,100 @@
+"""Known-key attack: what somebody can do who has the key. It must succeed: keys are secrets.
+
+Two attackers. One also has the noised embedding, and takes the noise away. The other has only the
+published picture and candidate photos, draws each of them with the key, and compares.
+"""
+
+import jax
+import numpy as np
+
+from identitydp_jax.anonymize.faces import embed_faces, perturb_faces
+from identitydp_jax.anonymize.methods import IdentityDP, fit, replace
+from identitydp_jax.checks import UserError
+from identitydp_jax.evaluation import candidates, people
+from identitydp_jax.evaluation.bench import Bench
+from identitydp_jax.evaluation.report import Figure, Report
+from identitydp_jax.privacy import perturb
+
+_LEAST = 2
+_CANDIDATES = 32  # photos that the second attacker tries, so 1024 pictures are drawn
+
+_NOTES = (
+    "`noise taken away`: the attacker has the key and the noised embedding r~. He takes from r~"
+    " what points along the noise that the key gives; the rest is the original but for its own"
+    " small share of that direction. It is compared with other photos of {known} people.",
+    "`candidates drawn`: the attacker has the picture's key, the picture and {tried} candidate"
+    " photos, the true one among them. He draws each and takes the one whose picture is nearest.",
+    "`recovered`: cosine between the embedding got back and the true one.",
+)
+
+
+def run(bench: Bench) -> Report:
+    """Attack every IdentityDP method with its keys in hand.
+
+    Raises:
+      UserError: there is none with a mechanism that looks at the face.
+    """
+    methods = [
+        m for m in bench.methods if isinstance(m, IdentityDP) and m.setting.mechanism != "random"
+    ]
+    if not methods:
+        raise UserError("known-key: --method identitydp is needed")
+    several = people.with_photos(bench.people, _LEAST)
+    gallery, probes = people.split_photos(bench.people, several)
+    names = bench.people[probes], bench.people[gallery]
+    rows = {}
+    for method in methods:
+        faces = fit(bench.faces.faces, method.resolution)
+        known = embed_faces(method.model, faces[gallery])
+        truth, found = _take_noise_away(bench, method, faces[probes])
+        rows[f"{method.name}, noise taken away"] = {
+            **people.recognition(found, known, *names),
+            "recovered": Figure.mean((truth * found).sum(axis=1), names[0]),
+        }
+        hits = _draw_candidates(bench, method, probes[:_CANDIDATES])
+        rows[f"{method.name}, candidates drawn"] = {"rank-1": Figure.mean(hits)}
+    rows["chance, noise taken away"] = people.chance(*names)
+    tried = min(_CANDIDATES, len(probes))
+    rows["chance, candidates drawn"] = {"rank-1": Figure(1 / tried, tried)}
+    facts = {"known": len(np.unique(names[0])), "tried": tried}
+    notes = [note.format(**facts) for note in _NOTES]
+    return Report("known-key", "Known-key attack", rows, notes)
+
+
+def _take_noise_away(bench: Bench, method: IdentityDP, faces):
+    """Return the true embeddings of faces and those got back from r~ and the keys."""
+
+    def keys():
+        return candidates.release_keys(method, faces, bench.seed, 0)
+
+    truth, noised = perturb_faces(method.model, faces, keys=keys(), setting=method.setting)
+    # An embedding without a direction comes out as the direction of its noise.
+    noise = perturb(
+        np.zeros_like(truth),
+        key=keys(),
+        mechanism=method.setting.mechanism,
+        scale=np.float32(method.setting.scale),
+    )
+    return truth, without(noised.astype(np.float64), np.asarray(noise, np.float64))
+
+
+def without(vectors: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Return vectors (N, D) less their part along directions (N, D), to unit length."""
+    directions = people.unit(directions)
+    along = (vectors * directions).sum(axis=1, keepdims=True)
+    return people.unit(vectors - along * directions)
+
+
+def _draw_candidates(bench: Bench, method: IdentityDP, index) -> np.ndarray:
+    """Return for every face in `index` whether drawing all of them with its key finds it."""
+    faces = bench.faces.faces[index]
+    count = len(index)
+    published = replace(method, faces, keys=candidates.release_keys(method, faces, bench.seed, 0))
+    hits = np.zeros(count, bool)
+    for i in range(count):
+        key = candidates.release_keys(method, faces[[i]], bench.seed, 0)
+        words = np.repeat(jax.random.key_data(key), count, axis=0)
+        drawn = replace(method, faces, keys=jax.random.wrap_key_data(words, impl="threefry2x32"))
+        error = np.abs(drawn.astype(np.int16) - published[i]).mean(axis=(1, 2, 3))
+        hits[i] = error.argmin() == i
+    return hits

@@ -1,0 +1,92 @@
+"""Protocols on made-up people, whom a verifier tells by their colours."""
+
+import benches
+import numpy as np
+import pytest
+
+from identitydp_jax.anonymize.methods import Baseline
+from identitydp_jax.checks import UserError
+from identitydp_jax.evaluation.protocols import averaging, lfw, parrot, reversal, table1
+
+COLUMN = "benches:colours"
+
+
+def test_table1_tells_the_untouched_from_the_hidden(tmp_path):
+    bench = benches.bench(
+        tmp_path, [benches.Untouched(), benches.Blind()], verifiers=[COLUMN, "benches:cloud"]
+    )
+    rows = table1.run(bench).rows
+    same, hidden = rows["untouched"], rows["blind"]
+    assert same[f"distance {COLUMN}"].value == 0 and same["SSIM"].value == pytest.approx(1)
+    assert hidden[f"distance {COLUMN}"].value > 0.8 and hidden["PSNR"].value < 20
+    for column in (
+        f"PSR {COLUMN} at 0.2",
+        f"PSR {COLUMN} at FAR 0.001",
+        "PSR benches:cloud at 0.2",
+    ):
+        assert same[column].value == 0
+        assert hidden[column].value > 0.9
+    assert hidden[f"distance {COLUMN}"].value == pytest.approx(
+        hidden["distance benches:cloud"].value, abs=1e-5
+    )
+    assert bench.missing == {}
+
+
+def test_a_measure_that_cannot_be_had_leaves_the_others(tmp_path):
+    bench = benches.bench(tmp_path, [benches.Blind()], verifiers=[COLUMN, "nobody"])
+    rows = table1.run(bench).rows
+    assert f"distance {COLUMN}" in rows["blind"] and "nobody" in bench.missing
+    with pytest.raises(UserError, match="no verifier can be had"):
+        table1.run(benches.bench(tmp_path, [benches.Blind()], verifiers=["nobody"]))
+
+
+def test_lfw_accepts_the_untouched_alone(tmp_path):
+    faces = benches.face_set(people=24, photos=3)
+    methods = [benches.Untouched(), benches.Blind()]
+    rows = lfw.run(benches.bench(tmp_path, methods, faces=faces)).rows
+    assert rows["original"][f"TAR {COLUMN}"].value == 1
+    assert rows["untouched"] == rows["original"]
+    assert rows["blind"][f"TAR {COLUMN}"].value < 0.2
+    assert 0.3 < rows["blind"][f"accuracy {COLUMN}"].value < 0.7
+
+
+def test_parrot_learns_a_fixed_disguise_and_no_blind_one(tmp_path):
+    methods = [benches.Scrambled(), benches.Blind()]
+    rows = parrot.run(benches.bench(tmp_path, methods)).rows
+    rank = f"rank-1 {COLUMN}"
+    assert rows["original"][rank].value == rows["scrambled"][rank].value == 1
+    assert rows["blind"][rank].value <= 0.5 and rows["chance"][rank].value == 1 / 8
+
+
+def test_reversal_undoes_a_fixed_disguise_and_no_blind_one(tmp_path):
+    faces = benches.face_set(people=64, photos=2)
+    methods = [benches.Scrambled(), benches.Blind()]
+    rows = reversal.run(benches.bench(tmp_path, methods, faces=faces)).rows
+    assert rows["original"]["rank-1"].value == 1
+    assert rows["scrambled, plain"]["rank-1"].value < 0.3
+    assert rows["scrambled, reversed"]["rank-1"].value > 0.9
+    assert rows["blind, reversed"]["rank-1"].value < 0.2
+
+
+def test_averaging_gains_by_noise_and_not_by_blindness(tmp_path):
+    bench = benches.bench(tmp_path, [Baseline("noise", 255), benches.Blind()], releases=8)
+    report = averaging.run(bench)
+    points = dict(report.curves[0].lines["noise:255"])
+    assert list(points) == [1, 2, 4, 8]
+    assert report.rows[points[8]]["rank-1"].value == 1
+    assert report.rows["blind, k=8"]["rank-1"].value <= 0.5
+    assert report.rows["chance"]["rank-1"].value == 1 / 8
+
+
+def test_attacks_need_people_with_several_photos(tmp_path):
+    faces = benches.face_set(people=8, photos=1)
+    for protocol in (parrot, averaging, reversal):
+        with pytest.raises(UserError, match="0 of 8 people have"):
+            protocol.run(benches.bench(tmp_path, [benches.Blind()], faces=faces))
+
+
+def test_ridge_regression_finds_a_linear_map():
+    rng = np.random.default_rng(0)
+    x, map_ = rng.normal(size=(300, 5)), rng.normal(size=(5, 3))
+    undo = reversal.learn(x, x @ map_ + 1, np.repeat(np.arange(30), 10))
+    np.testing.assert_allclose(undo(x[:7]), x[:7] @ map_ + 1, atol=1e-3)

@@ -1,0 +1,106 @@
+"""Protocols that look into the mechanism, with a tiny model."""
+
+import benches
+import numpy as np
+import pytest
+import tiny
+
+from identitydp_jax.anonymize.faces import Model
+from identitydp_jax.anonymize.methods import IdentityDP
+from identitydp_jax.checks import UserError
+from identitydp_jax.evaluation.protocols import attributes, averaging, known_key, overhead, sweep
+from identitydp_jax.privacy import PrivacySetting
+
+
+@pytest.fixture(scope="module")
+def model():
+    params = {"network": tiny.variables(), "encoder": tiny.encoder_params()}
+    return Model("tiny", tiny.CONFIG, params, tiny.encode, "0" * 64)
+
+
+def identitydp(model, epsilon=6.0):
+    return IdentityDP(model, PrivacySetting(epsilon=epsilon))
+
+
+def test_sweep_measures_the_cosine_that_the_formula_gives(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "EPSILONS", (6.0, 800.0, 1e6))
+    bench = benches.bench(tmp_path, [identitydp(model)], faces=benches.face_set(6, 2), releases=2)
+    report = sweep.run(bench)
+    assert list(report.rows) == ["epsilon 6", "epsilon 800", "epsilon 1e+06"]
+    for row in report.rows.values():
+        assert row["cos(r, r~)"].value == pytest.approx(row["expected"].value, abs=0.04)
+        assert row["cos(r, r~)"].count == 24
+    assert report.rows["epsilon 800"]["cos(r, r~)"].value == pytest.approx(0.483, abs=0.03)
+    assert all(len(pictures) == 6 for pictures in report.sheet.values())
+
+
+def test_known_key_gives_everything_away_at_any_epsilon(model, tmp_path):
+    methods = [identitydp(model, 0.5), identitydp(model, 6.0)]
+    rows = known_key.run(benches.bench(tmp_path, methods)).rows
+    for name in ("identitydp:0.5", "identitydp:6"):
+        taken = rows[f"{name}, noise taken away"]
+        assert taken["recovered"].value > 0.98 and taken["rank-1"].value > 0.9
+        assert rows[f"{name}, candidates drawn"]["rank-1"].value == 1
+
+
+def test_taking_away_the_wrong_noise_recovers_nothing():
+    rng = np.random.default_rng(0)
+    r, noise, other = rng.normal(size=(3, 50, 512)) / np.sqrt(512)
+    noised = r + 300 * noise
+    right = (r * known_key.without(noised, noise)).sum(1)
+    wrong = (r * known_key.without(noised, other)).sum(1)
+    assert right.min() > 0.9 and abs(wrong).max() < 0.3
+
+
+def test_averaging_codes_recovers_what_one_code_hides(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(averaging, "_CODES", 4096)
+    bench = benches.bench(tmp_path, [identitydp(model, 60.0)], releases=1)
+    rows = averaging.run(bench).rows
+    few, many = (rows[f"identitydp:60: noised embedding, k={k}"]["rank-1"].value for k in (1, 4096))
+    assert few < 0.8 and many == 1
+
+
+def test_a_learned_metric_sees_past_what_varies_within_a_person():
+    rng = np.random.default_rng(0)
+    names = np.repeat(np.arange(40), 5).astype(str)
+    person = np.repeat(rng.normal(size=(40, 4)), 5, axis=0)
+    vectors = np.concatenate([person, 5 * rng.normal(size=(200, 6))], axis=1)
+    metric = attributes.learn_metric(vectors[:100], names[:100])
+
+    def rank(embeddings):
+        found = attributes.people.recognition(
+            embeddings[100::5], embeddings[101::5], names[100::5], names[101::5]
+        )
+        return found["rank-1"].value
+
+    assert rank(vectors) < 0.2 and rank(metric(vectors)) > 0.6
+
+
+def test_attributes_identify_people_by_their_pictures(model, tmp_path):
+    report = attributes.run(benches.bench(tmp_path, [identitydp(model)], faces=benches.face_set(8)))
+    assert report.rows["attribute maps"]["rank-1"].value == 1  # the pictures differ by noise alone
+    assert report.rows["chance"]["rank-1"].value == pytest.approx(1 / 4)
+    assert report.rows["chance, same photo"]["rank-1"].value == pytest.approx(1 / 8)
+
+
+@pytest.mark.parametrize("protocol", [sweep, attributes, known_key])
+def test_protocols_of_the_mechanism_need_it(protocol, tmp_path):
+    with pytest.raises(UserError, match="--method identitydp is needed"):
+        protocol.run(benches.bench(tmp_path, [benches.Blind()]))
+
+
+@pytest.mark.network
+def test_overhead_times_every_stage(model, tmp_path):
+    faces = benches.face_set(2, 1)
+
+    class Photos(benches.Source):
+        def __iter__(self):
+            pixels = dict(zip(faces.names, faces.faces, strict=True))
+            return iter([benches.Photo(name, None, lambda p=p: p) for name, p in pixels.items()])
+
+    bench = benches.bench(tmp_path, [identitydp(model)], faces=faces, source=Photos())
+    rows = overhead.run(bench).rows
+    stages = ["detect", "align", "paste"]
+    stages += [f"identitydp:6: {s}" for s in ("embed", "embed and perturb", "the whole network")]
+    assert list(rows) == [*stages, "identitydp:6"]
+    assert all(figure.value > 0 for row in rows.values() for figure in row.values())
