@@ -25,6 +25,12 @@ def with_photos(identities: np.ndarray, least: int, *, people: int = 2) -> np.nd
     return np.flatnonzero(count[person] >= least)
 
 
+def describe(identities: np.ndarray, index: np.ndarray, least: int) -> str:
+    """Return a sentence on who takes part: the faces at `index`, from `with_photos`."""
+    known, out = len(np.unique(identities[index])), len(identities) - len(index)
+    return f"{known} people with at least {least} photos each take part; {out} photos are left out."
+
+
 def split_photos(identities: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Split places so that every person's photos fall into both parts in turn, the first first."""
     seen: dict[str, int] = {}

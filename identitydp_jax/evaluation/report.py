@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from identitydp_jax.evaluation import bootstrap
 
+_LOST = ("unreadable", "no_face_found", "duplicates")
 _TILE, _GAP, _HEAD = 160, 6, 22
 
 
@@ -88,7 +89,8 @@ def write(report: Report, facts: dict, output: pathlib.Path) -> list[pathlib.Pat
 
     Args:
       report: what was measured.
-      facts: what else the JSON says: command, data, weights, what is missing.
+      facts: what else the JSON says: `command`, `data` (counts and photos left out), `weights`,
+        `missing` (why, by name of a measure).
       output: a folder, made where absent.
 
     Returns:
@@ -132,9 +134,17 @@ def _markdown(report: Report, facts: dict) -> str:
         cells = (str(row[column]) if column in row else "-" for column in columns)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += ["", "```sh", facts["command"], "```", ""]
-    lines += [f"- {note}" for note in report.notes]
+    lines += [f"- {note}" for note in (_counted(facts["data"]), *report.notes)]
     lines += [f"- Not measured, {name}: {why}" for name, why in facts["missing"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _counted(data: dict) -> str:
+    lost = {name.replace("_", " "): len(data[name]) for name in _LOST}
+    return (
+        f"{data['faces']} faces of {data['people']} known people in {data['photos']} photos; left"
+        f" out: {', '.join(f'{count} {name}' for name, count in lost.items())}."
+    )
 
 
 def _plot(report: Report, path: pathlib.Path) -> None:

@@ -154,22 +154,6 @@ def accuracy_by_folds(distances: np.ndarray, same: np.ndarray, fold: np.ndarray)
     return FoldAccuracy(float(np.mean(rates)), float(np.std(rates)), np.array(rates))
 
 
-def protection_success_rate(distances: np.ndarray, threshold: float) -> float:
-    """Return the share of anonymized faces that a verifier does not take for their originals.
-
-    Args:
-      distances: (N,), each from an original to its own anonymization.
-      threshold: of the verifier; a distance below it means one person.
-
-    Returns:
-      float in [0, 1].
-
-    Raises:
-      UserError: there are no distances, or some are NaN.
-    """
-    return float(np.mean(_distances("anonymized", distances) >= threshold))
-
-
 def identification(
     probe_embeddings: np.ndarray,
     gallery_embeddings: np.ndarray,

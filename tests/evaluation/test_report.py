@@ -34,7 +34,10 @@ def test_everything_is_written(tmp_path):
     curve = Curve(("PSNR", "SSIM"), "epsilon", {"": [(1.0, "1"), (10.0, "10")]}, {"chance": 0.1})
     sheet = {"original": np.zeros((3, 256, 256, 3), np.uint8)}
     made = Report("table1", "A title", rows, ["How."], sheet, [curve])
+    data = {"photos": 7, "faces": 4, "people": 2, "unreadable": [["a", "why"]]}
+    data |= {"no_face_found": [["b", "why"], ["c", "why"]], "duplicates": []}
     facts = {"command": "identitydp evaluate table1", "missing": {"dlib": "not installed"}}
+    facts["data"] = data
     paths = report.write(made, facts, tmp_path / "new")
     assert sorted(path.name for path in paths) == [
         "table1-sheet.png", "table1.json", "table1.md", "table1.png",
@@ -48,5 +51,6 @@ def test_everything_is_written(tmp_path):
     text = paths[1].read_text()
     assert "| 1 | 0.333 ±0.125 | 0.500 |" in text and "| original | - | - |" in text
     assert "identitydp evaluate table1" in text and "Not measured, dlib: not installed" in text
+    assert "4 faces of 2 known people in 7 photos; left out: 1 unreadable, 2 no face found" in text
     for path in paths[2:]:
         assert np.asarray(Image.open(path)).std() > 0

@@ -139,11 +139,6 @@ def test_the_order_of_pairs_does_not_matter():
         np.testing.assert_array_equal(a.per_fold, b.per_fold)
 
 
-def test_protection_success_rate_by_hand():
-    distances = np.array([0.59, 0.6, 0.61, np.inf])
-    assert verification.protection_success_rate(distances, 0.6) == 0.75
-
-
 def test_identification_by_hand():
     gallery, names = np.array([[0.0, 0], [10, 0], [0, 10]]), np.array(["a", "b", "c"])
     probes = np.array([[1.0, 1], [9, 2], [6, 1], [1, 9]])
@@ -200,7 +195,6 @@ UNIT = np.ones((1, 2))
         (lambda: verification.threshold_at_far(ONE, float("nan")), "between 0 and 1"),
         (lambda: verification.true_accept_rate(ONE[:0], ONE, 0.1), "no genuine pairs"),
         (lambda: verification.best_accuracy(NAN, ONE), "genuine pairs are NaN"),
-        (lambda: verification.protection_success_rate(ONE[:0], 1.0), "no anonymized pairs"),
         (lambda: verification.tar_at_far_by_folds(ONE, ONE > 0, ONE), "1 folds"),
         (lambda: verification.accuracy_by_folds(ONE, ONE > 0, NAN), "one of each per pair"),
         (lambda: verification.tar_at_far_by_folds(NAN + 1, NAN > 0, ONE), "one of each per pair"),

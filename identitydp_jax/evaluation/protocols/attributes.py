@@ -21,7 +21,8 @@ _DIRECTIONS = 128  # principal components that the learned metric looks at
 _SHRINKAGE = 0.01  # of the within-person covariance towards a multiple of the identity
 
 _NOTES = (
-    "Probes are every second photo of {tested} people, the gallery their other photos, untouched;"
+    "{who}"
+    " Probes are every second photo of {tested} people, the gallery their other photos, untouched;"
     " in the rows `same photo` the gallery holds the very photos that the probes come from.",
     "`attribute maps`: maps averaged to 8 x 8 and standardised, nearest neighbour.",
     "`learned metric`: principal components of the maps, whitened by the within-person covariance"
@@ -74,6 +75,7 @@ def run(bench: Bench) -> Report:
     rows["chance"] = people.chance(*names)
     rows["chance, same photo"] = people.chance(probes, probes)
     facts = {
+        "who": people.describe(bench.people, several, _LEAST),
         "tested": len(np.unique(bench.people[tested])),
         "learned": len(np.unique(bench.people[learned])),
         "shrinkage": _SHRINKAGE,

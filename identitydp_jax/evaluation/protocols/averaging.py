@@ -18,8 +18,8 @@ _RELEASES = 32
 _CODES = 4096  # releases of the noised embedding alone, which cost no picture
 
 _NOTES = (
-    "{known} people: one photo of each is released k times under fresh keys, another, untouched,"
-    " is in the attacker's gallery. He averages the embeddings of the releases and takes the"
+    "{who} One photo of each is released k times under fresh keys, another, untouched, is in the"
+    " attacker's gallery. He averages the embeddings of the releases and takes the"
     " nearest person of the gallery.",
     "`noised embedding`: the attacker sees r~ itself instead of pictures. More of that is lost than"
     " a picture shows; it is what remembering one draw per person prevents.",
@@ -49,7 +49,7 @@ def run(bench: Bench) -> Report:
     rows["chance"] = chance
     levels = {"chance": chance["rank-1"].value}
     curve = Curve(("rank-1",), "releases k", lines, levels)
-    notes = [note.format(known=len(names)) for note in _NOTES]
+    notes = [note.format(who=people.describe(bench.people, index, _LEAST)) for note in _NOTES]
     return Report("averaging", "Averaging attack", rows, notes, curves=[curve])
 
 

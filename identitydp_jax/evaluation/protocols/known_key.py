@@ -19,9 +19,10 @@ _LEAST = 2
 _CANDIDATES = 32  # photos that the second attacker tries, so 1024 pictures are drawn
 
 _NOTES = (
-    "`noise taken away`: the attacker has the key and the noised embedding r~. He takes from r~"
+    "{who}"
+    " `noise taken away`: the attacker has the key and the noised embedding r~. He takes from r~"
     " what points along the noise that the key gives; the rest is the original but for its own"
-    " small share of that direction. It is compared with other photos of {known} people.",
+    " small share of that direction. It is compared with other photos of the people.",
     "`candidates drawn`: the attacker has the picture's key, the picture and {tried} candidate"
     " photos, the true one among them. He draws each and takes the one whose picture is nearest.",
     "`recovered`: cosine between the embedding got back and the true one.",
@@ -56,7 +57,7 @@ def run(bench: Bench) -> Report:
     rows["chance, noise taken away"] = people.chance(*names)
     tried = min(_CANDIDATES, len(probes))
     rows["chance, candidates drawn"] = {"rank-1": Figure(1 / tried, tried)}
-    facts = {"known": len(np.unique(names[0])), "tried": tried}
+    facts = {"who": people.describe(bench.people, several, _LEAST), "tried": tried}
     notes = [note.format(**facts) for note in _NOTES]
     return Report("known-key", "Known-key attack", rows, notes)
 

@@ -20,9 +20,8 @@ _RELEASES = 3  # of every photo to learn from
 _STEPS, _RATE, _DECAY, _SCALE = 1000, 0.05, 1e-4, 8.0
 
 _NOTES = (
-    "{known} people with at least {least} photos each; others are left out ({out} photos). Of each"
-    " person every other photo, anonymized under {releases} keys, trains the head (softmax"
-    " regression on the frozen embedding); the rest, under fresh keys, is named.",
+    "{who} Of each person every other photo, anonymized under {releases} keys, trains the head"
+    " (softmax regression on the frozen embedding); the rest, under fresh keys, is named.",
     "`original` is the same attack on untouched photos, the ceiling.",
     "TAR: true accept rate at a false accept rate of 1e-3 of the head's scores.",
 )
@@ -49,8 +48,7 @@ def run(bench: Bench) -> Report:
             rows[candidate.name] |= {f"{k} {verifier.name}": v for k, v in figures.items()}
     luck = people.chance(bench.people[named], np.unique(bench.people[learned]))
     rows["chance"] = {f"{k} {v.name}": f for v in verifiers for k, f in luck.items()}
-    facts = {"known": len(np.unique(bench.people[index])), "least": _LEAST, "releases": releases}
-    facts["out"] = len(bench.people) - len(index)
+    facts = {"who": people.describe(bench.people, index, _LEAST), "releases": releases}
     return Report("parrot", "Parrot attack", rows, [note.format(**facts) for note in _NOTES])
 
 

@@ -12,7 +12,8 @@ _RELEASES = 3
 _RIDGES = tuple(10.0**k for k in range(-3, 4))
 
 _NOTES = (
-    "The regressor (ridge, its strength chosen on a third of the people it learns from) maps the"
+    "{who}"
+    " The regressor (ridge, its strength chosen on a third of the people it learns from) maps the"
     " embedding of an anonymized face to that of its original. It learns from {learned} people,"
     " every photo anonymized under {releases} keys, and is used on {tested} others.",
     "Probes are anonymized photos of the others, the gallery holds originals of their other"
@@ -49,6 +50,7 @@ def run(bench: Bench) -> Report:
     rows["original"] = people.recognition(before[probes], before[gallery], *names)
     rows["chance"] = people.chance(*names)
     facts = {
+        "who": people.describe(bench.people, several, _LEAST),
         "learned": len(np.unique(bench.people[learned])),
         "tested": len(np.unique(bench.people[tested])),
         "releases": releases,
