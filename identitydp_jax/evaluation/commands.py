@@ -3,6 +3,7 @@
 import argparse
 import collections
 import importlib
+import importlib.util
 import pathlib
 import sys
 
@@ -95,6 +96,11 @@ def run(args: argparse.Namespace) -> int:
     bench = _prepare(args, output)
     module = "identitydp_jax.evaluation.protocols." + args.protocol.replace("-", "_")
     result = importlib.import_module(module).run(bench)
+    if result.curves and importlib.util.find_spec("matplotlib") is None:
+        result.curves.clear()
+        bench.missing["plots"] = (
+            "matplotlib isn't installed: pip install 'identitydp-jax[evaluation]'"
+        )
     for path in report.write(result, _facts(args, bench), output):
         print(path)
     for name, why in bench.missing.items():

@@ -162,3 +162,17 @@ def test_every_protocol_of_the_command_exists():
     for name in commands._PROTOCOLS:
         module = f"{protocols.__name__}.{name.replace('-', '_')}"
         assert callable(importlib.import_module(module).run)
+
+
+@pytest.mark.network
+def test_real_verifiers_on_the_demo_faces(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
+    faces = pathlib.Path(cli.__file__).parent / "demo_faces"
+    words = ("--method", "noise:9", "--method", "mask", "--verifier", "dlib")
+    assert evaluate("table1", "--data", faces, "--output", tmp_path, *words, "--limit", 3) == 0
+    rows = report(tmp_path)["rows"]
+    assert rows["original"]["FDR HOG"]["value"] == rows["original"]["FDR SCRFD"]["value"] == 1
+    assert rows["noise:9"]["PSR dlib at 0.6"]["value"] == 0
+    assert rows["mask"]["PSR dlib at 0.6"]["value"] == 1
+    assert rows["mask"]["FDR HOG"]["value"] == 0
+    assert set(report(tmp_path)["weights"]) == {"scrfd_500m", "dlib_resnet", "dlib_points5"}

@@ -6,6 +6,7 @@ import pytest
 
 from identitydp_jax.anonymize.methods import Baseline
 from identitydp_jax.checks import UserError
+from identitydp_jax.evaluation import face_analysis
 from identitydp_jax.evaluation.protocols import averaging, lfw, parrot, reversal, table1
 
 COLUMN = "benches:colours"
@@ -90,3 +91,15 @@ def test_ridge_regression_finds_a_linear_map():
     x, map_ = rng.normal(size=(300, 5)), rng.normal(size=(5, 3))
     undo = reversal.learn(x, x @ map_ + 1, np.repeat(np.arange(30), 10))
     np.testing.assert_allclose(undo(x[:7]), x[:7] @ map_ + 1, atol=1e-3)
+
+
+def test_without_dlib_the_rest_is_measured(tmp_path, monkeypatch):
+    def absent():
+        raise UserError("dlib is not installed: pip install 'identitydp-jax[evaluation]'")
+
+    monkeypatch.setattr(face_analysis, "_dlib", absent)
+    bench = benches.bench(tmp_path, [benches.Blind()], verifiers=[COLUMN, "dlib"])
+    row = table1.run(bench).rows["blind"]
+    assert {"PSNR", "SSIM", f"distance {COLUMN}"} <= set(row)
+    assert "FDR HOG" not in row and "distance dlib" not in row
+    assert all("pip install" in bench.missing[name] for name in ("hog", "dlib"))
