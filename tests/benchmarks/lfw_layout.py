@@ -3,8 +3,8 @@
   python tests/benchmarks/lfw_layout.py PHOTOS lfw/
   identitydp evaluate lfw --data lfw/ --output results/
 
-PHOTOS is any source that `identitydp evaluate --data` takes. Photos become
-`PERSON/PERSON_0001.jpg` links or files in order, pairs are drawn by `pairs.draw_pairs`.
+PHOTOS is any source with identities that `identitydp evaluate --data` takes. Photos become
+`person-NAME/person-NAME_0001.png` and so on; pairs are drawn by `pairs.draw_pairs`.
 """
 
 import argparse
