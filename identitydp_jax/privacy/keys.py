@@ -1,26 +1,32 @@
-"""The secret behind the noise: master keys, and the random keys derived from them.
+"""The secret behind the noise: master keys, and what is derived from them.
 
 Who holds the master key and an anonymized photo can undo the noise, so the master key is 256 bits
 of operating-system entropy in a file that only its owner reads, and never appears in a log, a
-`repr` or an error. Each face of each photo gets a key of its own by HMAC-SHA-256, so the same
-photo and master key give the same pixels, and no two faces share noise.
+`repr` or an error. Each face of each photo gets a key of its own, the 256 bits of HMAC-SHA-256
+under the master key, so the same photo and master key give the same noise, and no two faces share
+noise.
+
+**One rule for audits.** Every random key made here is a ChaCha20 key (`privacy.chacha`), whatever
+the master; an audit has another master, which anybody can make from a public integer, and its
+commitment says so wherever it is written. There is no other way from an integer to noise.
+
+**What is guaranteed.** If HMAC-SHA-256 is a pseudorandom function, derived keys of different
+purposes or arguments are independent uniform bits to whoever lacks the master key, and tell
+nothing about it: among n of them two are equal with probability below n^2 / 2^257. Arguments are
+encoded with their lengths, so different ones never make one message. A derived key is an array of
+JAX, whose `repr` shows it: pass it on, never print it.
 """
 
-import contextlib
 import hashlib
 import hmac
 import os
 import pathlib
-import secrets
-import stat
-import tempfile
 
-import jax
 import numpy as np
+import platformdirs
 
 from identitydp_jax.checks import UserError
-
-_BYTES = 32
+from identitydp_jax.privacy import chacha, key_file
 
 
 class MasterKey:
@@ -29,8 +35,8 @@ class MasterKey:
     __slots__ = ("_audit_seed", "_secret")
 
     def __init__(self, secret: bytes, *, audit_seed: int | None = None):
-        if len(secret) != _BYTES:
-            raise ValueError(f"a master key has {_BYTES} bytes, not {len(secret)}")
+        if len(secret) != key_file.BYTES:
+            raise ValueError(f"a master key has {key_file.BYTES} bytes, not {len(secret)}")
         self._secret = bytes(secret)
         self._audit_seed = audit_seed
 
@@ -43,26 +49,56 @@ class MasterKey:
         raise TypeError("a MasterKey cannot be pickled or copied")
 
 
-def load_or_create(path: str | os.PathLike) -> MasterKey:
-    """Return the master key in the file `path`, making the file (mode 0600) if there is none.
+def default_path() -> pathlib.Path:
+    """Return where the user's master key is unless another file is named."""
+    return platformdirs.user_data_path("identitydp") / "master.key"
 
-    Of several processes that start together, one makes the file and all read it; a crash leaves
-    the whole key or no key. Missing folders are made, readable by the owner alone.
+
+def create(path: str | os.PathLike) -> MasterKey:
+    """Make a new master key in a new file `path` (mode 0600) and return it.
+
+    A crash leaves the whole key or no key. Missing folders are made, readable by the owner alone.
+
+    Raises:
+      UserError: something of that name exists, a symbolic link too, or the file cannot be made.
+    """
+    return MasterKey(key_file.create(path))
+
+
+def load(path: str | os.PathLike) -> MasterKey:
+    """Return the master key in the file `path`.
 
     Raises:
       UserError: the file is not a regular file of 32 bytes (nor is a symbolic link), has
-        permissions wider than 0600, or cannot be read or made.
+        permissions wider than 0600, or cannot be read.
     """
-    path = pathlib.Path(path)
-    try:
-        if not os.path.lexists(path):
-            _create(path)
-        return MasterKey(_read(path))
-    except OSError as error:
-        raise UserError(
-            f"key file {path}: {error.strerror or type(error).__name__}: "
-            "name a file in a folder that you can read and write"
-        ) from None
+    return MasterKey(key_file.read(path))
+
+
+def load_or_create(path: str | os.PathLike) -> MasterKey:
+    """Return the master key in the file `path`, making it as `create` does if there is none.
+
+    Of several processes that start together, one makes the file and all read it.
+
+    Raises:
+      UserError: the file cannot be made, or `load` refuses it.
+    """
+    return MasterKey(key_file.read_or_create(path))
+
+
+def destroy(path: str | os.PathLike) -> str:
+    """Overwrite the key in the file `path`, remove the file, and return the key's commitment.
+
+    The bytes are replaced by random ones, which reach the disk before the file is cut to nothing
+    and its name removed: a crash leaves the file as it was, or one that `load` refuses, or one
+    with other secret bits, or none. *Not* guaranteed: that no copy is left where storage keeps old
+    blocks (SSDs, snapshots, journals, copy-on-write file systems), in backups or in memory.
+
+    Raises:
+      UserError: the file is not a regular file of 32 bytes (nor is a symbolic link), or cannot be
+        read, written and removed; in this last case its content may be gone already.
+    """
+    return commitment(MasterKey(key_file.destroy(path)))
 
 
 def audit_master(seed: int) -> MasterKey:
@@ -93,7 +129,7 @@ def commitment(master: MasterKey) -> str:
 
 
 def image_key(master: MasterKey, *, digest: bytes, policy: str):
-    """Return the random key of one face image: a typed threefry key of shape ().
+    """Return the random key of one face image: a typed ChaCha20 key of shape ().
 
     Args:
       master: see `load_or_create` and `audit_master`.
@@ -101,13 +137,10 @@ def image_key(master: MasterKey, *, digest: bytes, policy: str):
       policy: `PrivacySetting.policy(model_sha256)`. Another setting or model gets another key, as
         one key for two of them would reveal the difference between what they hide.
 
-    The 64 key bits are the head of HMAC-SHA-256(master, (digest, policy)), unambiguously encoded;
-    among n keys two collide with probability n^2 / 2^65. `jax.random.key` would have kept 32.
-
     For a photo with several faces, use `face_key`: not this key folded with a face's index, since
     an index names another face once a setting of the detector changes.
     """
-    return _derive(master, b"image", digest, policy)
+    return _random_key(master, b"image", _checked(digest), policy.encode())
 
 
 def face_key(master: MasterKey, *, digest: bytes, policy: str, box):
@@ -126,64 +159,59 @@ def face_key(master: MasterKey, *, digest: bytes, policy: str, box):
     corners = np.asarray(box, np.float64)
     if corners.shape != (4,) or not np.isfinite(corners).all():
         raise ValueError("box: give 4 finite numbers (left, top, right, bottom)")
-    return _derive(master, b"face", digest, policy, np.rint(corners).astype(">i8").tobytes())
+    rounded = np.rint(corners).astype(">i8").tobytes()
+    return _random_key(master, b"face", _checked(digest), policy.encode(), rounded)
 
 
-def _derive(master: MasterKey, purpose: bytes, digest: bytes, policy: str, *rest: bytes):
-    """Return the typed key HMAC-SHA-256(master, message)[:8], message = length-prefixed parts."""
+def subject_key(master: MasterKey, *, subject: str, digest: bytes, policy: str):
+    """Return the random key of the one draw that a subject's releases share: like `image_key`.
+
+    Args:
+      master: see `load_or_create` and `audit_master`.
+      subject: identifier of a person or a track, not empty; compared character by character.
+      digest: SHA-256 of what is noised, 32 bytes (the aligned face, say), not of the photo it is
+        from, where the subject may be found twice.
+      policy: see `image_key`.
+
+    The key is bound to what is noised, so a subject whose first draw was forgotten gets a second,
+    independent one, which costs its epsilon again. One key for both would cost the difference of
+    the two embeddings itself.
+
+    Raises:
+      UserError: `subject` is empty.
+    """
+    if not subject:
+        raise UserError("subject is empty: give the identifier of a person or a track")
+    name = subject.encode("utf-8", "surrogatepass")  # of a file's name, maybe
+    return _random_key(master, b"subject", _checked(digest), policy.encode(), name)
+
+
+def ledger_key(master: MasterKey) -> bytes:
+    """Return the 32 secret bytes that seal the ledger of a master key, the same for its life."""
+    return _derive(master, b"ledger")
+
+
+def tag(master: MasterKey, *, digest: bytes, text: str) -> str:
+    """Return a public keyed hash of a content's SHA-256 and a text, 64 hexadecimal digits.
+
+    Nobody without the master key can make it, or learn from it what content it is of.
+    """
+    return _derive(master, b"tag", _checked(digest), text.encode()).hex()
+
+
+def _random_key(master: MasterKey, purpose: bytes, *parts: bytes):
+    return chacha.key_from_bytes(_derive(master, purpose, *parts))
+
+
+def _derive(master: MasterKey, purpose: bytes, *parts: bytes) -> bytes:
+    """Return HMAC-SHA-256(master, version, purpose and parts, each after its length)."""
+    message = b"".join(
+        len(part).to_bytes(8, "big") + part for part in (b"identitydp key v2", purpose, *parts)
+    )
+    return hmac.digest(master._secret, message, "sha256")
+
+
+def _checked(digest: bytes) -> bytes:
     if len(digest) != hashlib.sha256().digest_size:
         raise ValueError(f"digest has {len(digest)} bytes: give a SHA-256 of 32 bytes")
-    parts = (b"identitydp random key v1", purpose, bytes(digest), policy.encode(), *rest)
-    message = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
-    derived = hmac.digest(master._secret, message, "sha256")
-    words = np.frombuffer(derived[:8], ">u4").astype(np.uint32)
-    return jax.random.wrap_key_data(words, impl="threefry2x32")
-
-
-def _create(path: pathlib.Path) -> None:
-    """Write a fresh key beside `path` and link it there, unless somebody was faster."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:  # mkstemp opens with O_EXCL and 0600
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)  # fails where a rename would overwrite
-    finally:
-        os.unlink(temporary)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    """Make the new name in `folder` survive a power cut: a lost key cannot be made again."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read(path: pathlib.Path) -> bytes:
-    """Read the 32 bytes, judging the opened file itself so that no swap goes unseen."""
-    if path.is_symlink():
-        raise UserError(f"key file {path} is a symbolic link: name the file itself")
-    # O_NONBLOCK: a named pipe would wait for its writer forever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"key file {path} is not a regular file: name another file")
-        mode = stat.S_IMODE(status.st_mode)
-        if mode & ~0o600:
-            raise UserError(f"key file {path} has mode {mode:04o}, wider than 0600: chmod 600 it")
-        secret = os.read(descriptor, _BYTES + 1)
-    finally:
-        os.close(descriptor)
-    if len(secret) != _BYTES:
-        raise UserError(
-            f"key file {path} has {status.st_size} bytes, not {_BYTES}: "
-            "move it away to have a new one made, or name another file"
-        )
-    return secret
+    return bytes(digest)
