@@ -17,10 +17,10 @@ from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float, to_uint8
-from identitydp_jax.privacy.mechanism import random_identity
 from identitydp_jax.training import state as states
 from identitydp_jax.training.checkpoint import Checkpoints
 from identitydp_jax.training.configuration import check
+from identitydp_jax.training.noise import draw_identities
 from identitydp_jax.training.recorder import Recorder
 from identitydp_jax.training.statistics import population_statistics
 from identitydp_jax.training.step import make_step
@@ -175,8 +175,8 @@ def _make_show(config, encode):
         x = to_float(faces)
         own = encode(encoder_params, identity_crop(x))
         maps = net.apply(variables, x, method="attributes")
-        keys = jax.random.split(jax.random.key(0), (2, len(own)))
-        targets = [own, jnp.roll(own, 1, 0), *(random_identity(own.shape, key=k) for k in keys)]
+        keys = jax.random.split(jax.random.key(0))
+        targets = [own, jnp.roll(own, 1, 0), *(draw_identities(own.shape, key=k) for k in keys)]
         drawn = [net.apply(variables, t, maps, method="draw") for t in targets]
         return [faces, *map(to_uint8, drawn)]
 

@@ -8,9 +8,8 @@ from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.layers import double
 from identitydp_jax.models.pixels import to_float
-from identitydp_jax.privacy.calibration import l1_sensitivity
-from identitydp_jax.privacy.mechanism import laplace, random_identity
 from identitydp_jax.training import losses
+from identitydp_jax.training.noise import add_laplace, draw_identities
 from identitydp_jax.training.state import (
     TrainState,
     discriminator_network,
@@ -36,9 +35,8 @@ def draw_targets(own, *, key, mixture):
     choice_key, epsilon_key, noise_key, random_key = jax.random.split(key, 4)
     low, high = (jnp.log(jnp.float32(e)) for e in mixture.epsilon)
     epsilon = jnp.exp(jax.random.uniform(epsilon_key, (count,), minval=low, maxval=high))
-    scale = l1_sensitivity("certified-l2") / epsilon
-    noised = laplace(own, key=jax.random.split(noise_key, count), scale=scale)
-    random = random_identity(own.shape, key=jax.random.split(random_key, count))
+    noised = add_laplace(own, key=noise_key, epsilon=epsilon)
+    random = draw_identities(own.shape, key=random_key)
     other = jnp.roll(own, 1, axis=0)
     u = jax.random.uniform(choice_key, (count, 1))
     first = mixture.same

@@ -7,8 +7,7 @@ import tiny
 from jax.sharding import AxisType
 
 from identitydp_jax import sharding
-from identitydp_jax.privacy.calibration import l1_sensitivity
-from identitydp_jax.privacy.mechanism import expected_cosine
+from identitydp_jax.privacy.setting import PrivacySetting
 from identitydp_jax.training import state as states
 from identitydp_jax.training.step import draw_targets, face_region, make_step, soften
 
@@ -48,7 +47,7 @@ def test_targets_have_the_shares_of_the_mixture():
 def test_noise_is_that_of_the_certified_budget():
     own = _unit(500)
     noised, _ = _drawn(own, 2, _mixture(same=0.0, other=0.0, noised=1.0, epsilon=(800.0, 800.0)))
-    expected = expected_cosine(l1_sensitivity("certified-l2") / 800)
+    expected = PrivacySetting(epsilon=800).expected_cosine
     np.testing.assert_allclose((noised * np.asarray(own)).sum(1).mean(), expected, atol=0.01)
 
 
@@ -57,7 +56,7 @@ def test_budgets_are_log_uniform():
     own = _unit(2000)
     cosine = (_drawn(own, 3, mixture)[0] * np.asarray(own)).sum(1)
     # The median budget is the geometric mean, 1000.
-    middle = expected_cosine(l1_sensitivity("certified-l2") / 1000)
+    middle = PrivacySetting(epsilon=1000).expected_cosine
     assert abs((cosine < middle).mean() - 0.5) < 0.06
 
 

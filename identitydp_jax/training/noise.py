@@ -1,0 +1,35 @@
+"""Target identities for training: float noise on faces of nobody, which protects nothing.
+
+What protects is `privacy.mechanism`. Training shows the network the same directions, at random
+budgets, without its proofs and without its keys.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from identitydp_jax.privacy.calibration import parse
+
+
+def add_laplace(embedding, *, key, epsilon):
+    """Return unit(r + b Laplace(0, 1)^d) with b = Delta / epsilon, Delta that of ``certified-l2``.
+
+    Args:
+      embedding: float32 (N, 512), unit rows.
+      key: typed key.
+      epsilon: float32 (N,), above 0.
+
+    Returns:
+      float32 (N, 512), unit rows. Differentiable in `embedding`.
+    """
+    scale = parse("certified-l2").sensitivity / epsilon
+    noise = jax.random.laplace(key, embedding.shape, jnp.float32)
+    return _unit(embedding + scale[:, None] * noise)
+
+
+def draw_identities(shape: tuple[int, int], *, key):
+    """Return uniformly random unit vectors, float32 of `shape`."""
+    return _unit(jax.random.normal(key, shape, jnp.float32))
+
+
+def _unit(rows):
+    return rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
