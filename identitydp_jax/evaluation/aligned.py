@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from tqdm import tqdm
 
+from identitydp_jax.anonymize.photos import content_digest
 from identitydp_jax.checks import UserError
 from identitydp_jax.data import alignment
 from identitydp_jax.data.detection import Detections
@@ -32,6 +33,7 @@ class FaceSet:
       faces: uint8 (N, 256, 256, 3) sRGB.
       matrices: float64 (N, 2, 3), photo to frame.
       sizes: int64 (N, 2), height and width of the photos.
+      contents: N digests of the photos, of `photos.content_digest`.
       unreadable: (name, reason) of photos that are no images.
       not_found: (name, reason) of photos without a usable face.
       duplicates: (name, name of the photo kept) of photos with the same pixels as an earlier one.
@@ -43,6 +45,7 @@ class FaceSet:
     faces: np.ndarray
     matrices: np.ndarray
     sizes: np.ndarray
+    contents: tuple[bytes, ...]
     unreadable: tuple[tuple[str, str], ...]
     not_found: tuple[tuple[str, str], ...]
     duplicates: tuple[tuple[str, str], ...]
@@ -112,6 +115,7 @@ def align(source: Source, *, detector, limit: int | None = None) -> FaceSet:
         faces=faces[: len(kept)],
         matrices=np.stack([each.matrix for each in kept]),
         sizes=np.array([each.size for each in kept], np.int64),
+        contents=tuple(each.content for each in kept),
         **{kind: tuple(photos) for kind, photos in failed.items()},
     )
 
@@ -186,10 +190,8 @@ def _align_one(source: Source, detector, index: int) -> _Aligned | _Failed:
         face = alignment.crop(pixels, matrix, SIZE)
     except UserError as error:
         return _Failed("not_found", photo.name, str(error))
-    content = hashlib.sha256(repr(pixels.shape).encode())
-    content.update(np.ascontiguousarray(pixels).data)
     size = pixels.shape[0], pixels.shape[1]
-    return _Aligned(photo.name, photo.identity, face, matrix, size, content.digest())
+    return _Aligned(photo.name, photo.identity, face, matrix, size, content_digest(pixels))
 
 
 def _main_face(found: Detections, shape: tuple[int, ...]) -> int:

@@ -1,6 +1,7 @@
 """Identity encoders by name or file: the frozen ArcFace r_id of the paper's Section 4.1."""
 
 import dataclasses
+import hashlib
 import pathlib
 
 import flax.linen as nn
@@ -17,9 +18,15 @@ _FACE = jax.ShapeDtypeStruct((1, 112, 112, 3), jnp.float32)
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """An identity encoder as a pure function; two of one network are equal, so jit knows them."""
+    """An identity encoder as a pure function; two of one network are equal, so jit knows them.
+
+    Attributes:
+      network: takes `params`.
+      sha256: hexadecimal digest of the pretrained file.
+    """
 
     network: nn.Module
+    sha256: str = dataclasses.field(compare=False)
 
     def __call__(self, params: dict, faces: jax.Array) -> jax.Array:
         """Map aligned faces (N, 112, 112, 3) in [-1, 1] to unit embeddings (N, 512)."""
@@ -38,7 +45,7 @@ def load_encoder(
     Returns:
       `apply(params, faces)` and `params`, a plain tree of float32 arrays. `apply` is pure and maps
       faces `(N, 112, 112, 3)` float32 RGB in [-1, 1], aligned as ArcFace wants them, to
-      L2-normalised embeddings `(N, 512)` float32.
+      L2-normalised embeddings `(N, 512)` float32; `apply.sha256` names the file.
 
     Raises:
       UserError: the file is missing, damaged, or holds no network of a known layout.
@@ -51,7 +58,7 @@ def load_encoder(
             raise UserError(f"{path}: neither a pretrained encoder ({_names()}) nor an ONNX file")
     network, params = _convert(onnx_file.read(path), path)
     params = jax.tree.map(jnp.asarray, params)
-    return Encoder(network), params
+    return Encoder(network, hashlib.sha256(path.read_bytes()).hexdigest()), params
 
 
 def _convert(model: onnx_file.OnnxModel, path: pathlib.Path) -> tuple:

@@ -1,55 +1,108 @@
-"""L1 sensitivities of unit identity embeddings: what a noise scale is measured against."""
+"""Calibrations: the L1 distance between embeddings that a nominal epsilon is spread over.
+
+Laplace noise of scale b = Delta / epsilon hides differences of up to Delta. A calibration says what
+Delta is, and what the mechanism makes of an embedding beforehand:
+
+``certified-l2``: Delta = 2 sqrt(512) = 45.25, as ||r - r'||_1 <= sqrt(d) ||r - r'||_2 <= 2 sqrt(d).
+It holds for any two unit vectors.
+
+``certified-l1:S``: embeddings whose L1 norm is above S are scaled down to it, so Delta = 2 S, which
+holds for any two as well. S = 19 clips almost no face of the shipped encoder.
+
+``paper``: the largest distance within a stated set of faces, as in the paper (arXiv 2103.01745,
+section IV-B). It bounds the faces it was measured on and no others, so the nominal epsilon holds
+for no face outside the set; what holds for any face is the certified epsilon, larger by
+2 sqrt(512) / Delta. The mechanism is built and certified without trusting Delta.
+
+The shipped set of ``paper`` is 5,000 faces of nobody, drawn by MobileStyleGAN (arXiv 2104.04767):
+for every even N below 10,000 a latent from numpy.random.RandomState(1000 + N), 512 normals, then
+truncation psi = uniform(0.75, 1) towards the mean of 4,096 mapped latents of RandomState(0);
+1024 px reduced to 256 by area, JPEG quality 92. `identitydp calibrate` finds 29.98724 there: 28.06
+among the first 100, 29.00 among 1,000. (Without looking for the face, the 256 px picture being the
+frame, it is 29.86004.)
+"""
 
 import dataclasses
+import functools
 import math
+import pathlib
 
-EMBEDDING_DIM = 512
-CALIBRATIONS = ("certified-l2", "paper")
+from identitydp_jax.checks import UserError
+from identitydp_jax.privacy import sensitivity
+from identitydp_jax.privacy.sensitivity import EMBEDDING_DIM, EmpiricalSensitivity
+
+_SHIPPED = pathlib.Path(__file__).parent / "paper_calibration.json"
+_LONGEST = math.sqrt(EMBEDDING_DIM)  # the largest L1 norm of a unit vector; the smallest is 1
 
 
 @dataclasses.dataclass(frozen=True)
-class EmpiricalSensitivity:
-    """The largest L1 distance between the embeddings of a stated set of faces.
+class Calibration:
+    """What a nominal epsilon is spread over; hashable, equal by value.
 
     Attributes:
-      value: the distance, Delta in the paper.
-      encoder_sha256: SHA-256 of the pretrained file of the identity encoder.
-      faces: how many faces were compared.
-      pairs: how many pairs, faces * (faces - 1) / 2.
-      files_sha256: names the set: SHA-256 over the sorted hexadecimal SHA-256 digests of its
-        files, each followed by a newline.
-      description: which faces these are and how they were embedded.
+      name: ``certified-l2``, ``certified-l1:19``, or ``paper:`` and 12 digits of the set's hash.
+      sensitivity: Delta, the L1 distance that the nominal epsilon is spread over.
+      l1_norm: what embeddings are clipped to in L1; sqrt(512), which clips no unit vector, except
+        in ``certified-l1``.
+      measured: the set behind ``paper``, else None.
     """
 
-    value: float
-    encoder_sha256: str
-    faces: int
-    pairs: int
-    files_sha256: str
-    description: str
+    name: str
+    sensitivity: float
+    l1_norm: float
+    measured: EmpiricalSensitivity | None = None
+
+    @property
+    def certified_sensitivity(self) -> float:
+        """2 `l1_norm`, the L1 distance that no two clipped embeddings exceed."""
+        return 2.0 * self.l1_norm
 
 
-PAPER = EmpiricalSensitivity(
-    value=29.8601,
-    encoder_sha256="9cc6e4a75f0e2bf0b1aed94578f144d15175f357bdc05e815e5c4a02b319eb4f",
-    faces=5_000,
-    pairs=12_497_500,
-    files_sha256="52f9820fcb537a7750200c2ff711e026b38396ca9b8639a081e27681b3395a98",
-    description=(
-        "Faces of nobody, drawn by MobileStyleGAN: for every even N below 10,000 a latent from "
-        "numpy.random.RandomState(1000 + N), 512 normals, then truncation psi = uniform(0.75, 1) "
-        "towards the mean of 4,096 mapped latents of RandomState(0); 1024 px reduced to 256 by "
-        "area, JPEG quality 92; models.identity_crop to 112 px; the encoder w600k_mbf; distances "
-        "in float64, the largest, 29.86004, rounded up. The mean distance is 24.683."
-    ),
-)
+CERTIFIED_L2 = Calibration("certified-l2", 2.0 * _LONGEST, _LONGEST)
 
 
-def l1_sensitivity(calibration: str) -> float:
-    """Return Delta of a calibration, the L1 distance that epsilon is spread over.
+def parse(spec: str) -> Calibration:
+    """Return the calibration that a user names.
 
-    ``certified-l2``: 2 sqrt(512) = 45.25, as ||r - r'||_1 <= sqrt(d) ||r - r'||_2 <= 2 sqrt(d);
-    it holds for any two unit vectors. ``paper``: the empirical `PAPER.value`, which bounds the
-    faces it was measured on and no others.
+    Args:
+      spec: ``certified-l2``; ``certified-l1:S``, S from 1 to sqrt(512); ``paper``, the shipped set
+        (its full `Calibration.name` is taken too); or ``paper:FILE``, of `identitydp calibrate`.
+
+    Raises:
+      UserError: it is none of these, S is out of range, or the file is no intact calibration.
     """
-    return {"certified-l2": 2.0 * math.sqrt(EMBEDDING_DIM), "paper": PAPER.value}[calibration]
+    kind, colon, rest = spec.partition(":")
+    if spec == CERTIFIED_L2.name:
+        return CERTIFIED_L2
+    if kind == "certified-l1" and colon:
+        return _certified_l1(rest)
+    if spec in ("paper", shipped().name):
+        return shipped()
+    if kind == "paper" and rest:
+        return _of(sensitivity.read(pathlib.Path(rest).expanduser()))
+    raise UserError(
+        f"calibration is {spec!r}: choose one of certified-l2, certified-l1:S, paper, paper:FILE"
+    )
+
+
+@functools.cache
+def shipped() -> Calibration:
+    """Return the calibration ``paper`` of the package."""
+    return _of(sensitivity.read(_SHIPPED))
+
+
+def _of(measured: EmpiricalSensitivity) -> Calibration:
+    return Calibration(measured.name, measured.value, _LONGEST, measured)
+
+
+def _certified_l1(text: str) -> Calibration:
+    try:
+        norm = float(text)
+    except ValueError:
+        norm = math.nan
+    if not 1.0 <= norm <= _LONGEST:
+        raise UserError(
+            f"calibration is 'certified-l1:{text}': give an S from 1 to {_LONGEST:.4f}, the L1"
+            " norms of unit vectors; 19 clips almost no face"
+        )
+    return Calibration(f"certified-l1:{norm!r}".removesuffix(".0"), 2.0 * norm, norm)

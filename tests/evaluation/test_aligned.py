@@ -140,6 +140,7 @@ def test_the_digest_is_of_everything(face_set):
         "faces": face_set.faces ^ 1,
         "matrices": face_set.matrices + 1,
         "sizes": face_set.sizes + 1,
+        "contents": face_set.contents[::-1],
         "unreadable": (),
         "not_found": (),
         "duplicates": (),
@@ -147,7 +148,7 @@ def test_the_digest_is_of_everything(face_set):
     assert set(changes) == {field.name for field in dataclasses.fields(face_set)}
     changed = [dataclasses.replace(face_set, **{name: new}) for name, new in changes.items()]
     digests = {each.digest for each in (face_set, *changed)}
-    assert len(digests) == 10 and all(len(digest) == 64 for digest in digests)
+    assert len(digests) == 11 and all(len(digest) == 64 for digest in digests)
 
 
 def test_nothing_to_measure(tmp_path):
