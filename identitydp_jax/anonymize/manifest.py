@@ -76,10 +76,19 @@ class Manifest:
 def written_by_us(folder: pathlib.Path) -> dict[str, str]:
     """Return the outputs, name to SHA-256, that the manifest in a folder lists; none without it."""
     try:
-        content = (folder / NAME).read_bytes()
+        records = read(folder)
     except OSError:
         return {}
-    return {name: record["output_sha256"] for name, record in _outputs(content).items()}
+    return {name: record["output_sha256"] for name, record in records.items()}
+
+
+def read(folder: pathlib.Path) -> dict[str, dict]:
+    """Return the last record of each output that the manifest in a folder lists.
+
+    Raises:
+      OSError: there is no manifest.
+    """
+    return _outputs((folder / NAME).read_bytes())
 
 
 def sha256(data: bytes) -> str:
