@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Detector": "identitydp_jax.data.detection",
     "IdentityDP": "identitydp_jax.anonymize.methods",
-    "PrivacySetting": "identitydp_jax.privacy",
+    "PrivacySetting": "identitydp_jax.privacy.setting",
     "UserError": "identitydp_jax.checks",
     "anonymize_faces": "identitydp_jax.anonymize.faces",
     "anonymize_photo": "identitydp_jax.anonymize.photos",

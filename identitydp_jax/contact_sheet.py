@@ -14,8 +14,8 @@ from identitydp_jax.anonymize.methods import IdentityDP
 from identitydp_jax.anonymize.photos import anonymize_photo
 from identitydp_jax.data import alignment
 from identitydp_jax.data.detection import Detector
-from identitydp_jax.privacy import PrivacySetting
 from identitydp_jax.privacy.keys import audit_master
+from identitydp_jax.privacy.setting import PrivacySetting
 
 _FACES = pathlib.Path(__file__).parent / "demo_faces"
 _KEYS = {"A": audit_master(0), "B": audit_master(1)}

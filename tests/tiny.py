@@ -8,9 +8,15 @@ import numpy as np
 from PIL import Image
 
 from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
+from identitydp_jax.privacy import chacha
 from identitydp_jax.training.configuration import read_config
 
 CONFIG = AEIConfig(64, 1 / 32)
+
+
+def keys(count: int, seed: int = 0):
+    """Typed ChaCha20 keys (count,) that everybody can make."""
+    return jax.random.split(chacha.key_from_bytes(bytes([seed]) * 32), count)
 
 
 def filled(shapes, seed: int = 0):

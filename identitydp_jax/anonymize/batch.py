@@ -5,15 +5,13 @@ import dataclasses
 import hashlib
 import pathlib
 
-import jax
-import platformdirs
-
 from identitydp_jax import __version__
 from identitydp_jax.anonymize import compositing, files, images, methods, photos
 from identitydp_jax.anonymize.manifest import Manifest, sha256
 from identitydp_jax.checks import UserError
 from identitydp_jax.data.detection import Detector
-from identitydp_jax.privacy import PrivacySetting, keys
+from identitydp_jax.privacy import keys, ledger, setting
+from identitydp_jax.privacy.accounting import Budget
 
 _MAX_BYTES = 1 << 30  # of an input file; 200 megapixels fit in any of the formats
 
@@ -27,17 +25,18 @@ class Batch:
     master: keys.MasterKey
     min_face: int
     on_no_face: str
+    account: photos.Account | None = None
 
     @classmethod
     def prepare(cls, args) -> "Batch":
-        """Load the method, the detector and the key that the command's options name."""
+        """Load the method, the detector, the key and the ledger that the command's options name."""
         method = _method(args)
         if args.audit_seed is not None:
             master = keys.audit_master(args.audit_seed)
         else:
-            default = platformdirs.user_data_path("identitydp") / "master.key"
-            master = keys.load_or_create(args.key_file or default)
-        return cls(method, Detector(), master, args.min_face, args.on_no_face)
+            master = keys.load_or_create(args.key_file or keys.default_path())
+        account = _account(args, method, master)
+        return cls(method, Detector(), master, args.min_face, args.on_no_face, account)
 
     def describe(self) -> str:
         """Return one line for the user: method, key, and whether the noise is a secret."""
@@ -86,6 +85,7 @@ class Batch:
                 master=self.master,
                 detector=self.detector,
                 min_face=self.min_face,
+                account=self.account,
             )
         except photos.NoFaceFound:
             if self.on_no_face == "blur":
@@ -118,27 +118,61 @@ class Batch:
     def _tag(self, data: bytes) -> str:
         """Return a keyed hash of the input and all that changes its result, to recognise it by."""
         options = f"min_face={self.min_face};on_no_face={self.on_no_face};{self.method.policy}"
-        digest = hashlib.sha256(data).digest()
-        key = keys.image_key(self.master, digest=digest, policy=f"manifest tag;{options}")
-        return "".join(f"{word:08x}" for word in jax.random.key_data(key).tolist())
+        if self.account is not None and self.account.subject is not None:
+            options += f";subject={self.account.subject}"
+        return keys.tag(self.master, digest=hashlib.sha256(data).digest(), text=options)
 
 
 def _method(args) -> methods.Method:
     """Return the method of the command; options that say nothing to it are refused."""
-    options = {name: getattr(args, name) for name in ("mechanism", "epsilon", "calibration")}
-    given = {name: value for name, value in options.items() if value is not None}
-    setting = PrivacySetting(**given)
-    method = methods.parse(args.method, model=args.model or "default", setting=setting)
+    names = ("privacy", "target_similarity", "mechanism", "epsilon", "calibration")
+    given = [name for name in names if getattr(args, name) is not None]
+    spec, chosen = args.method, _setting(args, given)
+    method = methods.parse(spec, model=args.model or "default", setting=chosen)
     if isinstance(method, methods.Baseline):
-        useless = [*given, "model"] if args.model else [*given]
-    elif args.method != "identitydp":  # it says mechanism and epsilon itself
+        useless = [*given, "model"] if args.model else given
+    elif spec != "identitydp":  # it says mechanism and epsilon itself
         useless = [name for name in given if name != "calibration"]
     else:
         useless = []
     if useless:
-        names = ", ".join(f"--{name}" for name in useless)
-        raise UserError(f"{names} does not go with --method {args.method}: leave one of them out")
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
+        raise UserError(f"{options} does not go with --method {spec}: leave one of them out")
     return method
+
+
+def _setting(args, given: list[str]) -> setting.PrivacySetting:
+    """Return the setting that the options ask for in words, by likeness or in numbers."""
+    if "privacy" in given or "target_similarity" in given:
+        allowed = {"privacy"} if "privacy" in given else {"target_similarity", "mechanism"}
+        if clash := [name for name in given if name not in allowed]:
+            first = "privacy" if "privacy" in given else "target-similarity"
+            raise UserError(
+                f"--{first} chooses the setting: leave --{clash[0].replace('_', '-')} out"
+            )
+    if args.privacy is not None:
+        return setting.LEVELS[args.privacy]
+    if args.target_similarity is not None:
+        return setting.for_similarity(args.target_similarity, args.mechanism or "privunit")
+    return setting.PrivacySetting(**{name: getattr(args, name) for name in given})
+
+
+def _account(args, method: methods.Method, master: keys.MasterKey) -> photos.Account | None:
+    """Open the ledger; none for what has no guarantee: baselines and noise that is no secret."""
+    budget = Budget(args.budget_epsilon, args.budget_rho, args.budget_epsilon_at_delta, args.delta)
+    if isinstance(method, methods.IdentityDP) and args.audit_seed is None:
+        path = args.ledger or ledger.default_path(args.key_file or keys.default_path())
+        opened = ledger.Ledger(path, keys.ledger_key(master), budget=budget)
+        return photos.Account(opened, args.subject)
+    names = ("ledger", "subject", "budget_epsilon", "budget_rho", "budget_epsilon_at_delta")
+    for name in names:
+        if getattr(args, name) is not None:
+            what = "--audit-seed" if args.audit_seed is not None else f"--method {args.method}"
+            raise UserError(
+                f"--{name.replace('_', '-')} does not go with {what}, which charges nothing:"
+                " leave one of them out"
+            )
+    return None
 
 
 def _read(path: pathlib.Path) -> bytes:

@@ -7,6 +7,7 @@ import sys
 from identitydp_jax.checks import UserError
 
 _ON_NO_FACE = ("fail", "blur", "copy")
+_LEVELS = ("anonymous", "strong", "similar")  # of privacy.setting, which loads JAX
 _DONE, _FAILED, _NOTHING_FOUND = 0, 1, 3
 
 
@@ -30,10 +31,12 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--method",
         default="identitydp",
-        help="what replaces the faces: %(default)s (the default), or for comparison and without any"
-        " guarantee pixelate:8, noise:49, blur:19, mask, k-same:10, or with another number",
+        help="what replaces the faces: %(default)s (the default), identitydp:MECHANISM:EPSILON, or"
+        " for comparison and without any guarantee pixelate:8, noise:49, blur:19, mask, k-same:10,"
+        " or with another number",
     )
     _add_privacy_options(parser)
+    _add_account_options(parser)
     parser.add_argument("--model", help="name or file of a trained model (default)")
     parser.add_argument(
         "--min-face",
@@ -72,17 +75,31 @@ def run(args: argparse.Namespace) -> int:
 def _add_privacy_options(parser) -> None:
     privacy = parser.add_argument_group("privacy")
     privacy.add_argument(
+        "--privacy",
+        choices=_LEVELS,
+        help="the setting in a word: anonymous, an identity that never saw the face; strong; or"
+        " similar, somebody who looks like a relative",
+    )
+    privacy.add_argument(
+        "--target-similarity",
+        type=float,
+        metavar="COSINE",
+        help="the setting by the expected cosine between identity embeddings before and after",
+    )
+    privacy.add_argument(
         "--epsilon",
         type=float,
         help="privacy budget per face, smaller is more private (6)",
     )
     privacy.add_argument(
         "--mechanism",
-        help="laplace, or random: an identity that never saw the face (laplace)",
+        help="laplace, privunit, gaussian, or random: an identity that never saw the face"
+        " (laplace), or privunit with --target-similarity",
     )
     privacy.add_argument(
         "--calibration",
-        help="what epsilon is measured against: certified-l2, or paper (certified-l2)",
+        help="what the epsilon of laplace is measured against: certified-l2, certified-l1:S, paper,"
+        " or paper:FILE of identitydp calibrate (certified-l2)",
     )
     key = privacy.add_mutually_exclusive_group()
     key.add_argument(
@@ -98,6 +115,22 @@ def _add_privacy_options(parser) -> None:
         help="take the noise from this number instead of a"
         " secret: anybody can repeat it, and undo it; for audits and examples",
     )
+
+
+def _add_account_options(parser) -> None:
+    from identitydp_jax.privacy import ledger_commands
+
+    account = parser.add_argument_group(
+        "ledger", "Every face is charged to its subject, whose noisy code is remembered."
+    )
+    account.add_argument("--ledger", metavar="FILE", help="by default beside the key file")
+    account.add_argument(
+        "--subject",
+        metavar="NAME",
+        help="the one person or track in all these photos, who then gets one face and one charge;"
+        " by default every face of every photo is a subject of its own",
+    )
+    ledger_commands.add_limits(account)
 
 
 def _run_batch(args, jobs, output: pathlib.Path) -> int:

@@ -1,4 +1,4 @@
-"""Stages I to III on aligned faces: embed, perturb, draw."""
+"""Stages I to III on aligned faces: embed, release, draw."""
 
 import dataclasses
 import functools
@@ -13,7 +13,8 @@ from identitydp_jax.models.aeinet import AEIConfig, AEINet
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float, to_uint8
-from identitydp_jax.privacy import PrivacySetting, perturb
+from identitydp_jax.privacy.mechanism import decode, release
+from identitydp_jax.privacy.setting import PrivacySetting
 from identitydp_jax.sharding import map_rows
 
 
@@ -27,6 +28,7 @@ class Model:
       params: `network` and `encoder`, the variables of both.
       encode: `encode(params, crops)` of the encoder.
       sha256: hexadecimal digest of the network's file.
+      encoder_sha256: that of the encoder's.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Model:
     params: Any
     encode: Any
     sha256: str
+    encoder_sha256: str
 
     @property
     def resolution(self) -> int:
@@ -52,7 +55,7 @@ def load_model(name_or_path: str = "default") -> Model:
     file = pretrained.load(name_or_path)
     encode, encoder_params = load_encoder(file.encoder)
     params = {"network": file.variables, "encoder": encoder_params}
-    return Model(str(name_or_path), file.config, params, encode, file.sha256)
+    return Model(str(name_or_path), file.config, params, encode, file.sha256, encode.sha256)
 
 
 def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.ndarray:
@@ -61,8 +64,8 @@ def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np
     Args:
       model: from `load_model`.
       faces: uint8 sRGB (N, R, R, 3), R = `model.resolution`, in the model frame (`align`).
-      keys: N typed threefry keys, one per face; never use one for two faces.
-      setting: the privacy mechanism and its budget. The guarantee is that of `privacy.perturb`:
+      keys: N typed ChaCha20 keys, one per face, of `privacy.keys`; never use one for two faces.
+      setting: the privacy mechanism and its budget. The guarantee is that of `privacy.mechanism`:
         it covers the identity embedding, given the attribute maps.
 
     Returns:
@@ -72,41 +75,45 @@ def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np
     Raises:
       UserError: the faces have another shape or dtype, or the keys are not one per face.
     """
-    side = model.resolution
-    if faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[1:] != (side, side, 3):
-        raise UserError(
-            f"faces are {faces.dtype} {faces.shape}: this model takes uint8 (N, {side}, {side}, 3)"
-        )
+    return draw_faces(model, faces, release_faces(model, faces, keys=keys, setting=setting))
+
+
+def release_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.ndarray:
+    """Return the noised identities of aligned faces as int32 codes (N, 512), stages I and II.
+
+    Arguments and errors are those of `anonymize_faces`. The codes have the guarantee: all that is
+    made of them and of the attribute maps has it too.
+    """
+    _check_faces(model, faces)
     if keys.shape != (len(faces),):
         raise UserError(
             f"keys have shape {keys.shape}: give one key for each of {len(faces)} faces"
         )
-    scale = np.float32(setting.scale)
-    draw = _drawing(model.config, model.encode, setting.mechanism)
-    return map_rows(draw, {**model.params, "scale": scale}, faces, keys)
+    params = {"encoder": model.params["encoder"], "noise": setting.arrays}
+    return map_rows(_releasing(model.encode, setting.mechanism), params, faces, keys)
+
+
+def draw_faces(model: Model, faces, codes) -> np.ndarray:
+    """Draw aligned faces with other identities, stage III.
+
+    Args:
+      model: from `load_model`.
+      faces: uint8 sRGB (N, R, R, 3), for their attributes.
+      codes: int32 (N, 512), of `release_faces` or remembered by a ledger.
+
+    Returns:
+      uint8 sRGB (N, R, R, 3).
+
+    Raises:
+      UserError: the faces have another shape or dtype.
+    """
+    _check_faces(model, faces)
+    return map_rows(_drawing(model.config), model.params["network"], faces, codes)
 
 
 def embed_faces(model: Model, faces) -> np.ndarray:
     """Identity embeddings (N, 512), unit L2, of aligned uint8 faces (N, R, R, 3)."""
-    return map_rows(_embedding(model.encode), model.params, faces)
-
-
-def perturb_faces(model: Model, faces, *, keys, setting: PrivacySetting):
-    """Return identity embeddings and what `anonymize_faces` makes of them with the same keys.
-
-    For evaluation: whoever has the first knows the face.
-
-    Args:
-      model: from `load_model`.
-      faces: uint8 (N, R, R, 3) in the model frame.
-      keys: N typed keys, one per face.
-      setting: mechanism and budget.
-
-    Returns:
-      The embeddings and the noised embeddings, both float32 (N, 512), unit L2.
-    """
-    perturbing = _perturbing(model.encode, setting.mechanism)
-    return map_rows(perturbing, {**model.params, "scale": np.float32(setting.scale)}, faces, keys)
+    return map_rows(_embedding(model.encode), model.params["encoder"], faces)
 
 
 def attributes_of_faces(model: Model, faces, side: int = 8) -> np.ndarray:
@@ -114,29 +121,36 @@ def attributes_of_faces(model: Model, faces, side: int = 8) -> np.ndarray:
 
     Every map larger than `side` is averaged down to (side, side) first.
     """
-    return map_rows(_attributes(model.config, side), model.params, faces)
+    return map_rows(_attributes(model.config, side), model.params["network"], faces)
+
+
+def _check_faces(model: Model, faces) -> None:
+    side = model.resolution
+    if faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[1:] != (side, side, 3):
+        raise UserError(
+            f"faces are {faces.dtype} {faces.shape}: this model takes uint8 (N, {side}, {side}, 3)"
+        )
 
 
 @functools.cache
-def _drawing(config, encode, mechanism):
+def _releasing(encode, mechanism):
+    embed = _embedding(encode)
+
+    def codes(params, faces, keys):
+        identity = embed(params["encoder"], faces)
+        return release(identity, key=keys, mechanism=mechanism, arrays=params["noise"])
+
+    return codes
+
+
+@functools.cache
+def _drawing(config):
     net = AEINet(config)
 
-    def draw(params, faces, keys):
-        x = to_float(faces)
-        identity = encode(params["encoder"], identity_crop(x))
-        noised = perturb(identity, key=keys, mechanism=mechanism, scale=params["scale"])
-        return to_uint8(net.apply(params["network"], x, noised))
+    def draw(params, faces, codes):
+        return to_uint8(net.apply(params, to_float(faces), decode(codes)))
 
     return draw
-
-
-@functools.cache
-def _perturbing(encode, mechanism):
-    def embed(params, faces, keys):
-        identity = encode(params["encoder"], identity_crop(to_float(faces)))
-        return identity, perturb(identity, key=keys, mechanism=mechanism, scale=params["scale"])
-
-    return embed
 
 
 @functools.cache
@@ -144,7 +158,7 @@ def _attributes(config, side):
     net = AEINet(config)
 
     def describe(params, faces):
-        maps = net.apply(params["network"], to_float(faces), method=net.attributes)
+        maps = net.apply(params, to_float(faces), method=net.attributes)
         return jnp.concatenate([_pooled(x, side).reshape(len(faces), -1) for x in maps], axis=1)
 
     return describe
@@ -158,4 +172,4 @@ def _pooled(x, side: int):
 
 @functools.cache
 def _embedding(encode):
-    return lambda params, faces: encode(params["encoder"], identity_crop(to_float(faces)))
+    return lambda params, faces: encode(params, identity_crop(to_float(faces)))

@@ -11,12 +11,13 @@ from identitydp_jax.baselines import filters, k_same
 from identitydp_jax.checks import UserError
 from identitydp_jax.data import alignment
 from identitydp_jax.models.pixels import to_float, to_uint8
-from identitydp_jax.privacy import PrivacySetting
+from identitydp_jax.privacy import ledger
+from identitydp_jax.privacy.setting import DELTA, MECHANISMS, PrivacySetting
 from identitydp_jax.sharding import map_rows
 
 CHOICES = (
-    "identitydp, identitydp:EPSILON, identitydp:random, pixelate:8, noise:49, blur:19, mask, "
-    "k-same:10, or another number for 8, 49, 19 and 10"
+    "identitydp, identitydp:EPSILON, identitydp:MECHANISM:EPSILON, identitydp:random, pixelate:8, "
+    "noise:49, blur:19, mask, k-same:10, or another number for 8, 49, 19 and 10"
 )
 # What the number of a baseline says, and its bounds.
 _AMOUNTS = {
@@ -52,7 +53,7 @@ class Method(Protocol):
 
         Args:
           aligned: uint8 sRGB (N, R, R, 3) in the model frame.
-          keys: N typed threefry keys, one per face; never one for two faces.
+          keys: N typed ChaCha20 keys, one per face; never one for two faces.
 
         Returns:
           uint8 sRGB (N, R, R, 3); a row depends on its face and key and on no other row.
@@ -69,12 +70,24 @@ class IdentityDP:
     model: faces.Model
     setting: PrivacySetting
 
+    def __post_init__(self):
+        """Raise `UserError` if the calibration was measured with another encoder."""
+        measured = self.setting.calibration.measured
+        if measured is not None and measured.encoder_sha256 != self.model.encoder_sha256:
+            raise UserError(
+                f"calibration {measured.name} was measured with another identity encoder than that"
+                f" of model {self.model.name}: use certified-l2, or calibrate with that model's"
+            )
+
     @property
     def name(self) -> str:
-        """`identitydp:random`, or `identitydp:` with the nominal epsilon."""
-        if self.setting.mechanism == "random":
-            return "identitydp:random"
-        return f"identitydp:{self.setting.epsilon!r}".removesuffix(".0")
+        """As `parse` takes it; the mechanism is left out if it is the paper's."""
+        setting, parts = self.setting, ["identitydp"]
+        if setting.mechanism != "laplace":
+            parts.append(setting.mechanism)
+        if setting.mechanism != "random":
+            parts.append(repr(setting.epsilon).removesuffix(".0"))
+        return ":".join(parts)
 
     @property
     def resolution(self) -> int:
@@ -91,12 +104,14 @@ class IdentityDP:
         """Mechanism, budget and model."""
         setting, model = self.setting, f"model {self.model.name}"
         if setting.mechanism == "random":
-            return f"{setting.mechanism}, {model}"
-        return (
-            f"{setting.mechanism}, epsilon {setting.epsilon:g} {setting.calibration}"
-            f" (certified {setting.certified_epsilon:.3g}, paper {setting.paper_epsilon:.3g})"
-            f" per face, {model}"
-        )
+            return f"random, {model}"
+        text = f"{setting.mechanism}, epsilon {setting.epsilon:g}"
+        if setting.mechanism == "gaussian":
+            text += f" at delta {DELTA:g} (rho {setting.rho:.3g})"
+        elif setting.mechanism == "laplace":
+            text += f" {setting.calibration.name} (certified {setting.certified_epsilon:.3g}, "
+            text += f"by the paper's definition {setting.paper_epsilon:.3g})"
+        return f"{text} per face, {model}"
 
     @property
     def record(self) -> dict:
@@ -106,14 +121,38 @@ class IdentityDP:
 
     @property
     def face_record(self) -> dict:
-        """The budget that the face spent."""
+        """The budget that the face spent, as claimed and as certified."""
         setting = self.setting
         return {
             "epsilon": setting.epsilon,
-            "calibration": setting.calibration,
+            "calibration": setting.calibration.name,
             "certified_epsilon": setting.certified_epsilon,
             "paper_epsilon": setting.paper_epsilon,
+            "rho": setting.rho,
+            "delta": DELTA,
+            "epsilon_at_delta": setting.epsilon_at_delta,
         }
+
+    def charge(self, key: str) -> ledger.Charge:
+        """Return what a ledger charges for a face, under the key of that commitment."""
+        setting = self.setting
+        claimed = setting.epsilon if setting.paper_epsilon is None else setting.paper_epsilon
+        return ledger.Charge(
+            policy=self.policy,
+            mechanism=setting.mechanism,
+            calibration=setting.calibration.name,
+            claimed_epsilon=claimed,
+            loss=setting.loss,
+            key=key,
+        )
+
+    def release(self, aligned: np.ndarray, *, keys) -> np.ndarray:
+        """Return the noised identities, int32 (N, 512); see `faces.release_faces`."""
+        return faces.release_faces(self.model, aligned, keys=keys, setting=self.setting)
+
+    def draw_codes(self, aligned: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Draw the faces with the identities of codes; see `faces.draw_faces`."""
+        return faces.draw_faces(self.model, aligned, codes)
 
     def draw(self, aligned: np.ndarray, *, keys) -> np.ndarray:
         """Replace aligned faces by `faces.anonymize_faces`, with its guarantee."""
@@ -172,7 +211,8 @@ def parse(spec: str, *, model: str, setting: PrivacySetting) -> Method:
     """Return the method that a user names.
 
     Args:
-      spec: `identitydp` (with `setting`), `identitydp:EPSILON` (with that budget),
+      spec: `identitydp` (with `setting`), `identitydp:EPSILON` (the mechanism laplace with that
+        budget, by the calibration of `setting`), `identitydp:MECHANISM:EPSILON`,
         `identitydp:random`; `pixelate:N` (blocks of N px in a frame of 256), `noise:N` (sigma, of
         255), `blur:N` (reduced N times and enlarged again), `mask` (grey), `k-same:N` (the mean
         of the N nearest of 64 generated faces).
@@ -203,7 +243,7 @@ def replace(method: Method, frames: np.ndarray, *, keys) -> np.ndarray:
     Args:
       method: of `parse`.
       frames: uint8 sRGB (N, 256, 256, 3), one aligned face each.
-      keys: N typed threefry keys, one per face.
+      keys: N typed ChaCha20 keys, one per face.
 
     Returns:
       uint8 sRGB (N, 256, 256, 3): the method's faces, pasted under the feathered mask.
@@ -231,12 +271,18 @@ def _scaling(side: int) -> np.ndarray:
 
 def _changed(setting: PrivacySetting, text: str, spec: str) -> PrivacySetting:
     if text == "random":
-        return dataclasses.replace(setting, mechanism="random")
+        return PrivacySetting("random")
+    mechanism, colon, number = text.rpartition(":")
+    mechanism = mechanism if colon else "laplace"
     try:
-        epsilon = float(text)
+        epsilon = float(number)
     except ValueError:
         raise UserError(f"method is {spec!r}: choose one of {CHOICES}") from None
-    return dataclasses.replace(setting, mechanism="laplace", epsilon=epsilon)
+    if mechanism == "random" or mechanism not in MECHANISMS:
+        raise UserError(f"method is {spec!r}: choose one of {CHOICES}")
+    if mechanism == "laplace":
+        return PrivacySetting(mechanism, epsilon, setting.calibration)
+    return PrivacySetting(mechanism, epsilon)
 
 
 def _check_aligned(aligned: np.ndarray, side: int) -> None:

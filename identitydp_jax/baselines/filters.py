@@ -28,7 +28,7 @@ def add_noise(faces, *, key, sigma: float):
 
     Args:
       faces: as above.
-      key: typed threefry keys (N,), one per face.
+      key: typed keys (N,), one per face.
       sigma: of 255, so that a step is 2 / 255 of the range of `faces`.
     """
     noise = jax.vmap(lambda one: jax.random.normal(one, faces.shape[1:], jnp.float32))(key)

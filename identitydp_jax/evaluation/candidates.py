@@ -4,11 +4,10 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
 from identitydp_jax.anonymize.methods import Method, replace
-from identitydp_jax.privacy import keys
+from identitydp_jax.privacy import chacha, keys
 
 ORIGINAL = "original"
 
@@ -55,5 +54,4 @@ def release_keys(method: Method, faces: np.ndarray, seed: int, release: int):
         keys.image_key(master, digest=hashlib.sha256(face.tobytes()).digest(), policy=policy)
         for face in faces
     ]
-    bits = np.stack([jax.random.key_data(key) for key in each])
-    return jax.random.wrap_key_data(bits, impl="threefry2x32")
+    return chacha.stack(each)

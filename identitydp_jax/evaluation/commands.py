@@ -15,6 +15,7 @@ _PROTOCOLS = {
     "quality": "LPIPS, FID, drift of landmarks, pose and expression",
     "lfw": "true accept rate of original against anonymized photos (Table III)",
     "sweep": "everything against epsilon (figures 4 to 6)",
+    "mechanisms": "cosine and recognition of the noised embedding, by mechanism and epsilon",
     "overhead": "time per image and stage (section V-H)",
     "parrot": "attack: a recogniser trained on anonymized faces",
     "averaging": "attack: many releases of one photo",
@@ -80,7 +81,9 @@ def add_parser(subparsers) -> None:
         "--epsilon", type=float, default=6.0, help="of the method identitydp (%(default)s)"
     )
     parser.add_argument(
-        "--calibration", default="certified-l2", help="certified-l2 or paper (%(default)s)"
+        "--calibration",
+        default="certified-l2",
+        help="certified-l2, certified-l1:S, paper or paper:FILE (%(default)s)",
     )
 
 
@@ -114,7 +117,7 @@ def _prepare(args, output: pathlib.Path):
     from identitydp_jax.evaluation import aligned, sources
     from identitydp_jax.evaluation.bench import Bench
     from identitydp_jax.evaluation.store import Store
-    from identitydp_jax.privacy import PrivacySetting
+    from identitydp_jax.privacy.setting import PrivacySetting
 
     source, folders = sources.open_data(args.data)
     setting = PrivacySetting(epsilon=args.epsilon, calibration=args.calibration)
@@ -127,6 +130,10 @@ def _prepare(args, output: pathlib.Path):
             " a name of its own by anonymized=NAME:FOLDER"
         )
     faces = aligned.align(source, detector=Detector(), limit=args.limit)
+    for method in chosen:
+        if isinstance(method, methods.IdentityDP):
+            for content in faces.contents:
+                method.setting.check_disjoint(content)
     pictures = {name: aligned.align_other(faces, folder) for name, folder in folders.items()}
     store = Store(output / "measured")
     return Bench(

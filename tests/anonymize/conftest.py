@@ -1,5 +1,5 @@
 import pytest
-from fakes import FakeModel, MarkerDetector, colours
+from fakes import FakeModel, MarkerDetector, paint, release
 
 
 @pytest.fixture
@@ -7,7 +7,8 @@ def fake_model(monkeypatch):
     """Replace network and detector; the real ones are tested where weights may be fetched."""
     from identitydp_jax.anonymize import batch, faces
 
-    monkeypatch.setattr(faces, "anonymize_faces", colours)
+    monkeypatch.setattr(faces, "release_faces", release)
+    monkeypatch.setattr(faces, "draw_faces", paint)
     monkeypatch.setattr(faces, "load_model", lambda name="default": FakeModel(name))
     monkeypatch.setattr(batch, "Detector", MarkerDetector)
     return FakeModel()

@@ -8,6 +8,7 @@ from PIL import Image
 
 from identitydp_jax.data import alignment
 from identitydp_jax.data.detection import Detections
+from identitydp_jax.privacy import calibration
 
 MAGENTA = (255, 0, 255)
 
@@ -16,6 +17,7 @@ MAGENTA = (255, 0, 255)
 class FakeModel:
     name: str = "fake"
     sha256: str = "00" * 32
+    encoder_sha256: str = calibration.shipped().measured.encoder_sha256
     resolution: int = 64
 
 
@@ -52,12 +54,17 @@ def points_in(boxes):
     return points.astype(np.float32)
 
 
-def colours(model, faces, *, keys, setting):
-    """Paint each face in one colour that its key gives; never magenta."""
-    bits = np.asarray(jax.random.key_data(keys))
+def release(model, faces, *, keys, setting):
+    """Give codes that the key alone decides."""
+    words = np.asarray(jax.random.key_data(keys)) >> 1
+    return np.tile(words.astype(np.int32), (1, 512 // words.shape[1]))
+
+
+def paint(model, faces, codes):
+    """Paint each face in one colour that its codes give; never magenta."""
     painted = np.zeros_like(faces)
-    painted[..., 1] = 100 + (bits[:, 0] % 150).astype(np.uint8)[:, None, None]
-    painted[..., 0] = (bits[:, 1] % 100).astype(np.uint8)[:, None, None]
+    painted[..., 1] = 100 + (codes[:, 0] % 150).astype(np.uint8)[:, None, None]
+    painted[..., 0] = (codes[:, 1] % 100).astype(np.uint8)[:, None, None]
     return painted
 
 

@@ -49,7 +49,7 @@ def test_a_photo_and_its_record(photo, capsys):
     (record,) = _manifest()
     (face,) = record["faces"]
     assert face["box"] == list(FACE) and face["handled"] == "anonymized"
-    assert face["epsilon"] == face["certified_epsilon"] == 6.0
+    assert face["epsilon"] == 6.0 == pytest.approx(face["certified_epsilon"], abs=1e-6)
     assert face["calibration"] == "certified-l2" and 3 < face["paper_epsilon"] < 5
     assert record["key"] == "audit-seed:1" and record["model_sha256"] == "00" * 32
     assert record["status"] == "anonymized" and record["size"] == [160, 120]
@@ -113,7 +113,7 @@ def test_every_unexpected_error_fails_closed(photo, monkeypatch, capsys):
     def broken(*_, **__):
         raise RuntimeError("XLA\nran out of memory")
 
-    monkeypatch.setattr(faces, "anonymize_faces", broken)
+    monkeypatch.setattr(faces, "draw_faces", broken)
     assert _run("in") == 1
     assert not pathlib.Path("out/photo.png").exists()
     assert "photo.png: RuntimeError: XLA ran out of memory" in capsys.readouterr().err
@@ -197,7 +197,7 @@ def test_another_method_is_another_setting(photo, capsys):
 def test_a_method_with_its_own_budget(photo):
     assert _run("in", "--method", "identitydp:100", "--calibration", "paper") == 0
     (face,) = _manifest()[0]["faces"]
-    assert face["epsilon"] == 100.0 and face["calibration"] == "paper"
+    assert face["epsilon"] == 100.0 and face["calibration"].startswith("paper:")
 
 
 def test_the_same_command_continues(photo, monkeypatch, capsys):
@@ -325,7 +325,7 @@ def test_the_manifest_does_not_hold_the_hash_of_the_input(photo):
     tags = [_manifest()[0]["tag"]]
     assert _run("in", "--overwrite", seed=2) == 0
     tags.append(_manifest()[1]["tag"])
-    assert len(set(tags)) == 2 and all(len(tag) == 16 for tag in tags)
+    assert len(set(tags)) == 2 and all(len(tag) == 64 for tag in tags)
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(photo, monkeypatch, capsys):

@@ -9,9 +9,9 @@ import tiny
 from identitydp_jax import sharding
 from identitydp_jax.anonymize.faces import Model, anonymize_faces, embed_faces
 from identitydp_jax.checks import UserError
-from identitydp_jax.privacy import PrivacySetting
+from identitydp_jax.privacy.setting import PrivacySetting
 
-LOW, HIGH = PrivacySetting(epsilon=6.0), PrivacySetting(epsilon=1e6)
+LOW, HIGH = PrivacySetting(epsilon=6.0), PrivacySetting("privunit", 1e4)
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +26,11 @@ def model():
         return value
 
     params["network"] = jax.tree_util.tree_map_with_path(leaf, params["network"])
-    return Model("tiny", tiny.CONFIG, params, tiny.encode, "0" * 64)
+    return Model("tiny", tiny.CONFIG, params, tiny.encode, "0" * 64, "1" * 64)
 
 
 def keys(count, seed=0):
-    return jax.random.split(jax.random.key(seed), count)
+    return tiny.keys(count, seed)
 
 
 def test_pixels_do_not_depend_on_the_batch_or_the_place_in_it(model):
@@ -64,7 +64,7 @@ def test_key_and_epsilon_decide_the_face(model):
 def test_random_never_looks_at_the_embedding(model):
     setting, blind = PrivacySetting(mechanism="random"), dict(model.params)
     blind["encoder"] = {"kernel": -model.params["encoder"]["kernel"]}
-    other = Model("tiny", tiny.CONFIG, blind, tiny.encode, "0" * 64)
+    other = Model("tiny", tiny.CONFIG, blind, tiny.encode, "0" * 64, "1" * 64)
     faces = tiny.faces(2)
     np.testing.assert_array_equal(
         anonymize_faces(model, faces, keys=keys(2), setting=setting),

@@ -1,13 +1,12 @@
-import jax
 import numpy as np
 import pytest
 import tiny
-from fakes import FakeModel, colours
+from fakes import FakeModel, paint
 
 from identitydp_jax.anonymize import faces, methods
 from identitydp_jax.baselines import k_same
 from identitydp_jax.checks import UserError
-from identitydp_jax.privacy import PrivacySetting
+from identitydp_jax.privacy.setting import PrivacySetting
 
 BASELINES = "pixelate:8", "pixelate:16", "noise:9", "blur:19", "mask", "k-same:10"
 
@@ -17,7 +16,7 @@ def _parse(spec, **setting):
 
 
 def _keys(count, seed=0):
-    return jax.random.split(jax.random.key(seed), count)
+    return tiny.keys(count, seed)
 
 
 @pytest.mark.parametrize("spec", BASELINES)
@@ -46,9 +45,25 @@ def test_policies_differ_and_hold_the_gallery():
 def test_identitydp_takes_the_setting_unless_it_says_another(fake_model, spec, name, epsilon):
     method = _parse(spec, epsilon=2.5, calibration="paper")
     assert method.name == name and method.resolution == fake_model.resolution
-    assert method.setting.epsilon == epsilon and method.setting.calibration == "paper"
+    assert method.setting.epsilon == epsilon
+    assert method.setting.calibration.name.startswith("paper") == (epsilon > 0)
     assert method.policy == method.setting.policy(FakeModel().sha256)
     assert _parse(method.name, calibration="paper").policy == method.policy
+
+
+@pytest.mark.parametrize("mechanism", ["privunit", "gaussian"])
+def test_a_mechanism_has_its_own_calibration(fake_model, mechanism):
+    method = _parse(f"identitydp:{mechanism}:7", calibration="paper")
+    assert method.setting == PrivacySetting(mechanism, 7.0)
+    assert method.name == f"identitydp:{mechanism}:7" and mechanism in method.summary
+    assert method.face_record["epsilon"] == 7.0
+
+
+def test_a_calibration_of_another_encoder_is_refused():
+    other = FakeModel(encoder_sha256="11" * 32)
+    with pytest.raises(UserError, match="another identity encoder"):
+        methods.IdentityDP(other, PrivacySetting(calibration="paper"))
+    methods.IdentityDP(other, PrivacySetting())
 
 
 def test_an_epsilon_ends_the_random_mechanism(fake_model):
@@ -130,17 +145,17 @@ def test_replace_puts_the_methods_face_under_the_mask():
 def test_replace_brings_frames_to_the_resolution_of_the_method(fake_model, monkeypatch):
     seen = []
 
-    def keep(model, aligned, *, keys, setting):
+    def keep(model, aligned, codes):
         seen.append(aligned)
         return aligned
 
-    monkeypatch.setattr(faces, "anonymize_faces", keep)
+    monkeypatch.setattr(faces, "draw_faces", keep)
     frames = tiny.faces(2, 256)
     result = methods.replace(_parse("identitydp"), frames, keys=_keys(2))
     assert seen[0].shape == (2, 64, 64, 3)
     assert np.abs(result.astype(int) - frames).max() < 12  # smooth faces survive 64 px in place
 
-    monkeypatch.setattr(faces, "anonymize_faces", colours)
+    monkeypatch.setattr(faces, "draw_faces", paint)
     painted = methods.replace(_parse("identitydp"), frames, keys=_keys(2))
     assert (painted[:, 100, 128] != painted[:1, 100, 128]).any()
     none = methods.replace(_parse("identitydp"), frames[:0], keys=_keys(2)[:0])

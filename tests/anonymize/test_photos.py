@@ -3,11 +3,12 @@ import hashlib
 import jax
 import numpy as np
 import pytest
-from fakes import FakeModel, FixedDetector, MarkerDetector, colours, picture, points_in
+from fakes import FakeModel, FixedDetector, MarkerDetector, paint, picture, points_in, release
 
 from identitydp_jax.anonymize import commands, faces, photos
 from identitydp_jax.anonymize.methods import Baseline, IdentityDP
-from identitydp_jax.privacy import PrivacySetting, keys
+from identitydp_jax.privacy import keys
+from identitydp_jax.privacy.setting import PrivacySetting
 
 BOXES = (20, 20, 60, 75), (100, 30, 140, 85)
 SMALL = (80, 95, 90, 107)
@@ -78,9 +79,9 @@ def test_the_keys_are_those_of_the_setting_with_the_model(monkeypatch):
 
     def keep_keys(model, crops, *, keys, setting):
         used.append(keys)
-        return crops
+        return release(model, crops, keys=keys, setting=setting)
 
-    monkeypatch.setattr(faces, "anonymize_faces", keep_keys)
+    monkeypatch.setattr(faces, "release_faces", keep_keys)
     photo = picture(BOXES[0])
     _anonymize(photo)
     expected = keys.face_key(
@@ -103,11 +104,11 @@ def test_a_baseline_acts_on_the_face_alone():
 def test_all_faces_go_through_the_model_at_once(monkeypatch):
     sizes = []
 
-    def counting(model, crops, **rest):
+    def counting(model, crops, codes):
         sizes.append(crops.shape)
-        return colours(model, crops, **rest)
+        return paint(model, crops, codes)
 
-    monkeypatch.setattr(faces, "anonymize_faces", counting)
+    monkeypatch.setattr(faces, "draw_faces", counting)
     many = [(x, y, x + 24, y + 33) for x in range(20, 800, 80) for y in range(20, 500, 80)]
     result, records = _anonymize(picture(*many, size=(520, 840)))
     assert sizes == [(60, 64, 64, 3)] and len(records) == 60
@@ -129,7 +130,7 @@ def test_small_faces_are_pixelated_not_left():
 
 def test_small_faces_are_gone_before_their_neighbours_are_cropped(monkeypatch):
     seen = []
-    monkeypatch.setattr(faces, "anonymize_faces", lambda m, crops, **_: seen.append(crops) or crops)
+    monkeypatch.setattr(faces, "draw_faces", lambda m, crops, _: seen.append(crops) or crops)
     photo = picture((40, 30, 90, 95), (95, 50, 103, 60))
     photo[50:60, 95:103:2] = (200, 70, 255)
     boxes = [(40, 30, 90, 95), (95, 50, 103, 60)]
@@ -152,7 +153,7 @@ def test_faces_without_a_frame_are_pixelated(points):
 
 
 def test_only_unusable_faces_need_no_model(monkeypatch):
-    monkeypatch.setattr(faces, "anonymize_faces", None)
+    monkeypatch.setattr(faces, "release_faces", None)
     _, records = _anonymize(picture(SMALL))
     assert [record.handled for record in records] == ["pixelated"]
 
@@ -179,5 +180,5 @@ def test_the_help_of_the_command_states_the_defaults_of_the_setting(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["anonymize", "--help"])
     text, setting = " ".join(capsys.readouterr().out.split()), PrivacySetting()
-    for default in (f"{setting.epsilon:g}", setting.mechanism, setting.calibration):
+    for default in (f"{setting.epsilon:g}", setting.mechanism, setting.calibration.name):
         assert f"({default})" in text

@@ -4,8 +4,6 @@ The guarantee covers the identity embedding given the attribute maps, so this is
 that it leaves open.
 """
 
-import dataclasses
-
 import numpy as np
 
 from identitydp_jax.anonymize.faces import attributes_of_faces
@@ -14,6 +12,7 @@ from identitydp_jax.checks import UserError
 from identitydp_jax.evaluation import people
 from identitydp_jax.evaluation.bench import Bench
 from identitydp_jax.evaluation.report import Report
+from identitydp_jax.privacy.setting import PrivacySetting
 
 VERIFIERS = ("edgeface",)
 _LEAST = 2
@@ -56,7 +55,7 @@ def run(bench: Bench) -> Report:
             metric(maps[probes]), metric(maps[gallery]), *names
         ),
     }
-    setting = dataclasses.replace(method.setting, mechanism="random")
+    setting = PrivacySetting("random")
     drawn = bench.candidate(IdentityDP(method.model, setting))
     for verifier in verifiers:
         before = bench.measure(bench.original, [verifier])[verifier.name]

@@ -10,7 +10,7 @@ from identitydp_jax.anonymize.methods import IdentityDP, fit
 from identitydp_jax.evaluation import candidates, people
 from identitydp_jax.evaluation.bench import Bench
 from identitydp_jax.evaluation.report import Curve, Report
-from identitydp_jax.privacy import perturb
+from identitydp_jax.privacy.mechanism import decode, release
 
 VERIFIERS = ("edgeface",)
 _LEAST = 2  # photos of a person: one released, one known
@@ -38,10 +38,10 @@ def run(bench: Bench) -> Report:
     rows, lines = {}, {}
     for candidate in bench.candidates():
         total = 0.0
-        for release in range(releases):
-            measured = bench.measure(candidate, [verifier], release=release, index=shown)
+        for number in range(releases):
+            measured = bench.measure(candidate, [verifier], release=number, index=shown)
             total = total + measured[verifier.name]
-            _note(rows, lines, candidate.name, release + 1, total, gallery, names)
+            _note(rows, lines, candidate.name, number + 1, total, gallery, names)
     for method in bench.methods:
         if isinstance(method, IdentityDP):
             _codes(bench, method, shown, known, rows, lines)
@@ -75,20 +75,20 @@ def _codes(bench: Bench, method: IdentityDP, shown, known, rows, lines):
     others = fit(bench.faces.faces[known], method.resolution)
     r, gallery = embed_faces(method.model, faces), embed_faces(method.model, others)
     keys = candidates.release_keys(method, faces, bench.seed, 0)
-    mechanism, scale = method.setting.mechanism, np.float32(method.setting.scale)
+    mechanism, arrays = method.setting.mechanism, method.setting.arrays
     total, count, name = np.zeros_like(r), 1, f"{method.name}: noised embedding"
     while count <= _CODES:
-        total = _add_codes(mechanism, r, keys, scale, total, count // 2, count)
+        total = _add_codes(mechanism, r, keys, arrays, total, count // 2, count)
         _note(rows, lines, name, count, total, gallery, bench.people[shown])
         count *= 2
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _add_codes(mechanism, r, keys, scale, total, start, stop):
+def _add_codes(mechanism, r, keys, arrays, total, start, stop):
     """Add the noised embeddings of releases `start` to `stop` of embeddings r (N, 512)."""
 
-    def add(release, total):
-        each = jax.vmap(jax.random.fold_in, (0, None))(keys, release)
-        return total + perturb(r, key=each, mechanism=mechanism, scale=scale)
+    def add(number, total):
+        each = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+        return total + decode(release(r, key=each, mechanism=mechanism, arrays=arrays))
 
     return jax.lax.fori_loop(start, stop, add, total)

@@ -4,25 +4,25 @@ Two attackers. One also has the noised embedding, and takes the noise away. The 
 published picture and candidate photos, draws each of them with the key, and compares.
 """
 
-import jax
 import numpy as np
 
-from identitydp_jax.anonymize.faces import embed_faces, perturb_faces
+from identitydp_jax.anonymize.faces import embed_faces, release_faces
 from identitydp_jax.anonymize.methods import IdentityDP, fit, replace
 from identitydp_jax.checks import UserError
 from identitydp_jax.evaluation import candidates, people
 from identitydp_jax.evaluation.bench import Bench
 from identitydp_jax.evaluation.report import Figure, Report
-from identitydp_jax.privacy import perturb
+from identitydp_jax.privacy import chacha
+from identitydp_jax.privacy.mechanism import release
 
 _LEAST = 2
 _CANDIDATES = 32  # photos that the second attacker tries, so 1024 pictures are drawn
 
 _NOTES = (
     "{who}"
-    " `noise taken away`: the attacker has the key and the noised embedding r~. He takes from r~"
-    " what points along the noise that the key gives; the rest is the original but for its own"
-    " small share of that direction. It is compared with other photos of the people.",
+    " `noise taken away`: the attacker has the key and the released codes. He draws the noise that"
+    " the key gives and subtracts it; what is left is the rounded original, which is compared with"
+    " other photos of the people. (Not with privunit, which adds no noise.)",
     "`candidates drawn`: the attacker has the picture's key, the picture and {tried} candidate"
     " photos, the true one among them. He draws each and takes the one whose picture is nearest.",
     "`recovered`: cosine between the embedding got back and the true one.",
@@ -47,11 +47,12 @@ def run(bench: Bench) -> Report:
     for method in methods:
         faces = fit(bench.faces.faces, method.resolution)
         known = embed_faces(method.model, faces[gallery])
-        truth, found = _take_noise_away(bench, method, faces[probes])
-        rows[f"{method.name}, noise taken away"] = {
-            **people.recognition(found, known, *names),
-            "recovered": Figure.mean((truth * found).sum(axis=1), names[0]),
-        }
+        if method.setting.mechanism != "privunit":
+            truth, found = _take_noise_away(bench, method, faces[probes])
+            rows[f"{method.name}, noise taken away"] = {
+                **people.recognition(found, known, *names),
+                "recovered": Figure.mean((truth * found).sum(axis=1), names[0]),
+            }
         hits = _draw_candidates(bench, method, probes[:_CANDIDATES])
         rows[f"{method.name}, candidates drawn"] = {"rank-1": Figure.mean(hits)}
     rows["chance, noise taken away"] = people.chance(*names)
@@ -63,27 +64,18 @@ def run(bench: Bench) -> Report:
 
 
 def _take_noise_away(bench: Bench, method: IdentityDP, faces):
-    """Return the true embeddings of faces and those got back from r~ and the keys."""
+    """Return the true embeddings of faces and those got back from the codes and the keys."""
 
     def keys():
         return candidates.release_keys(method, faces, bench.seed, 0)
 
-    truth, noised = perturb_faces(method.model, faces, keys=keys(), setting=method.setting)
-    # An embedding without a direction comes out as the direction of its noise.
-    noise = perturb(
-        np.zeros_like(truth),
-        key=keys(),
-        mechanism=method.setting.mechanism,
-        scale=np.float32(method.setting.scale),
+    setting, truth = method.setting, embed_faces(method.model, faces)
+    codes = release_faces(method.model, faces, keys=keys(), setting=setting)
+    # An embedding without a direction releases its noise alone.
+    noise = release(
+        np.zeros_like(truth), key=keys(), mechanism=setting.mechanism, arrays=setting.arrays
     )
-    return truth, without(noised.astype(np.float64), np.asarray(noise, np.float64))
-
-
-def without(vectors: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """Return vectors (N, D) less their part along directions (N, D), to unit length."""
-    directions = people.unit(directions)
-    along = (vectors * directions).sum(axis=1, keepdims=True)
-    return people.unit(vectors - along * directions)
+    return truth, people.unit((codes - np.asarray(noise)).astype(np.float64))
 
 
 def _draw_candidates(bench: Bench, method: IdentityDP, index) -> np.ndarray:
@@ -94,8 +86,7 @@ def _draw_candidates(bench: Bench, method: IdentityDP, index) -> np.ndarray:
     hits = np.zeros(count, bool)
     for i in range(count):
         key = candidates.release_keys(method, faces[[i]], bench.seed, 0)
-        words = np.repeat(jax.random.key_data(key), count, axis=0)
-        drawn = replace(method, faces, keys=jax.random.wrap_key_data(words, impl="threefry2x32"))
+        drawn = replace(method, faces, keys=chacha.stack([key[0]] * count))
         error = np.abs(drawn.astype(np.int16) - published[i]).mean(axis=(1, 2, 3))
         hits[i] = error.argmin() == i
     return hits

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from identitydp_jax.anonymize import compositing
-from identitydp_jax.anonymize.faces import anonymize_faces, embed_faces, perturb_faces
+from identitydp_jax.anonymize.faces import anonymize_faces, embed_faces, release_faces
 from identitydp_jax.anonymize.methods import IdentityDP, fit
 from identitydp_jax.data import alignment
 from identitydp_jax.data.detection import Detector
@@ -20,7 +20,7 @@ _PHOTOS, _BATCH = 32, 32
 _NOTES = (
     "Milliseconds per image: the median over {photos} photos, one after the other, and per face in"
     " batches of {batch} where a stage takes batches. Everything was compiled before.",
-    "Stages `embed and perturb` and `the whole network` are not added up: the network contains the"
+    "Stages `embed and release` and `the whole network` are not added up: the network contains the"
     " former. Method rows are the drawing and pasting of aligned faces of 256 px.",
     "Device: {device}, {count} of them.",
 )
@@ -70,7 +70,7 @@ def _stages_of_network(method: IdentityDP, faces, seed: int) -> dict[str, dict[s
 
     stages = {
         "embed": lambda part: embed_faces(model, part),
-        "embed and perturb": lambda part: perturb_faces(
+        "embed and release": lambda part: release_faces(
             model, part, keys=keys(part), setting=setting
         ),
         "the whole network": lambda part: anonymize_faces(

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from identitydp_jax.anonymize.faces import embed_faces, perturb_faces
+from identitydp_jax.anonymize.faces import embed_faces, release_faces
 from identitydp_jax.anonymize.methods import IdentityDP, fit
 from identitydp_jax.checks import UserError
 from identitydp_jax.evaluation import candidates
@@ -12,6 +12,7 @@ from identitydp_jax.evaluation.bench import Bench
 from identitydp_jax.evaluation.measures import Measure
 from identitydp_jax.evaluation.protocols.table1 import VERIFIERS, between
 from identitydp_jax.evaluation.report import Curve, Figure, Report
+from identitydp_jax.privacy.mechanism import decode
 
 EPSILONS = (0.01, 0.1, 1.0, 3.0, 6.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 _RELEASES = 4
@@ -96,7 +97,9 @@ def _measure(bench: Bench, method: IdentityDP, wanted, release: int) -> dict[str
             return fit(pictures, method.resolution)
 
         keys = candidates.release_keys(method, faces, bench.seed, release)
-        r, noised = perturb_faces(method.model, small(faces), keys=keys, setting=method.setting)
+        r = embed_faces(method.model, small(faces))
+        codes = release_faces(method.model, small(faces), keys=keys, setting=method.setting)
+        noised = np.asarray(decode(codes))
         seen = embed_faces(method.model, small(drawn))
         pairs = ((r, noised), (noised, seen), (r, seen))
         return np.stack([(a * b).sum(axis=1) for a, b in pairs], axis=1)
