@@ -1,61 +1,114 @@
-"""Random changes that carry a model over from generated faces to real photos."""
+"""Random changes, made on the device, that carry a model over to other photos."""
 
-import cv2
-import numpy as np
+import jax
+import jax.numpy as jnp
+
+from identitydp_jax.data.jpeg import compress
+
+_PRECISE = jax.lax.Precision.HIGHEST  # half precision would cost a level of 255
 
 
-def augment(face: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Flip, jitter the alignment and the colours, blur, add noise and recompress one face.
+def augment(faces, *, key):
+    """Flip, jitter the alignment and the colours, blur, add noise and recompress faces.
+
+    Row i depends on that row, `key` and i alone.
 
     Args:
-      face: uint8 (R, R, 3) sRGB, model-framed.
-      rng: draws every decision.
+      faces: uint8 (N, R, R, 3) sRGB, model-framed; R a multiple of 16.
+      key: typed key of this batch.
 
     Returns:
-      uint8 (R, R, 3).
+      float32 (N, R, R, 3) in [-1, 1].
     """
-    face = _jitter_alignment(face, rng)
-    face = _jitter_colours(face, rng)
-    if rng.random() < 0.3:
-        face = _degrade(face, rng)
-    return np.ascontiguousarray(face)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(faces.shape[0]))
+    return jax.vmap(_augment)(faces.astype(jnp.float32) / 255.0, keys) * 2.0 - 1.0
 
 
-def _jitter_alignment(face, rng):
+def _augment(face, key):
+    """Change one face, float32 (R, R, 3) in [0, 1]."""
+    alignment_key, colour_key, choice_key, detail_key = jax.random.split(key, 4)
+    face = _jitter_alignment(face, alignment_key)
+    face = _jitter_colours(face, colour_key)
+    return jnp.where(jax.random.bernoulli(choice_key, 0.3), _degrade(face, detail_key), face)
+
+
+def _jitter_alignment(face, key):
     """Flip half of the faces; turn by up to 6 degrees, zoom by 6 %, shift by 3 %."""
-    if rng.random() < 0.5:
-        face = face[:, ::-1]
+    flip_key, angle_key, zoom_key, shift_key = jax.random.split(key, 4)
+    face = jnp.where(jax.random.bernoulli(flip_key), face[:, ::-1], face)
     side = face.shape[0]
-    angle, zoom = rng.normal(0, 3), np.exp(np.clip(rng.normal(0, 0.03), -0.06, 0.06))
-    turn = cv2.getRotationMatrix2D((side / 2, side / 2), float(np.clip(angle, -6, 6)), float(zoom))
-    turn[:, 2] += np.clip(rng.normal(0, 0.015, 2), -0.03, 0.03) * side
-    return cv2.warpAffine(
-        np.ascontiguousarray(face), turn, (side, side), flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REFLECT,
-    )
+    angle = jnp.radians(jnp.clip(3.0 * jax.random.normal(angle_key), -6.0, 6.0))
+    zoom = jnp.exp(jnp.clip(0.03 * jax.random.normal(zoom_key), -0.06, 0.06))
+    shift = side * jnp.clip(0.015 * jax.random.normal(shift_key, (2,)), -0.03, 0.03)
+    along = jnp.arange(side, dtype=jnp.float32) - (side - 1) / 2
+    y, x = along[:, None] - shift[1], along[None, :] - shift[0]
+    cos, sin = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
+    return _sample(face, sin * x + cos * y, cos * x - sin * y)
 
 
-def _jitter_colours(face, rng):
+def _sample(face, y, x):
+    """Read a face (R, R, 3) between its pixels, bilinearly; y, x (R, R) count from its centre."""
+    side = face.shape[0]
+
+    def corners(position):
+        position = position + (side - 1) / 2
+        low = jnp.floor(position)
+        return low.astype(jnp.int32), (position - low)[..., None]
+
+    def pixel(row, column):
+        return face[_mirrored(row, side), _mirrored(column, side)]
+
+    (top, down), (left, right) = corners(y), corners(x)
+    above = pixel(top, left) * (1.0 - right) + pixel(top, left + 1) * right
+    below = pixel(top + 1, left) * (1.0 - right) + pixel(top + 1, left + 1) * right
+    return above * (1.0 - down) + below * down
+
+
+def _mirrored(index, side):
+    """Reflect indices that lie less than `side` outside 0 to side - 1 at the border's edge."""
+    index = jnp.where(index < 0, -1 - index, index)
+    return jnp.where(index >= side, 2 * side - 1 - index, index)
+
+
+def _jitter_colours(face, key):
     """Change gamma, contrast, saturation, white balance; a tenth becomes grey."""
-    x = face.astype(np.float32) / 255
-    x = x ** np.float32(np.exp(rng.normal(0, 0.25)))
-    x *= np.exp(rng.normal(0, 0.08, 3)).astype(np.float32)
-    grey = x.mean(2, keepdims=True)
-    saturation = 0.0 if rng.random() < 0.1 else np.float32(np.exp(rng.normal(0, 0.2)))
-    x = grey + saturation * (x - grey)
-    middle = x.mean()
-    x = middle + np.float32(np.exp(rng.normal(0, 0.15))) * (x - middle)
-    return (np.clip(x, 0, 1) * 255 + 0.5).astype(np.uint8)
+    gamma_key, balance_key, saturation_key, contrast_key, grey_key = jax.random.split(key, 5)
+    gamma = jnp.exp(0.25 * jax.random.normal(gamma_key))
+    balance = jnp.exp(0.08 * jax.random.normal(balance_key, (3,)))
+    saturation = jnp.exp(0.2 * jax.random.normal(saturation_key))
+    contrast = jnp.exp(0.15 * jax.random.normal(contrast_key))
+    face = jnp.maximum(face, 1e-6) ** gamma * balance
+    grey = face.mean(2, keepdims=True)
+    saturation = jnp.where(jax.random.bernoulli(grey_key, 0.1), 0.0, saturation)
+    face = grey + saturation * (face - grey)
+    middle = face.mean()
+    return jnp.clip(middle + contrast * (face - middle), 0.0, 1.0)
 
 
-def _degrade(face, rng):
+def _degrade(face, key):
     """Lose detail as photos do: resolution, sensor noise, compression."""
+    size_key, level_key, noise_key, quality_key = jax.random.split(key, 4)
     side = face.shape[0]
-    small = max(24, int(side * rng.uniform(0.4, 1.0)))
-    face = cv2.resize(face, (small, small), interpolation=cv2.INTER_AREA)
-    face = cv2.resize(face, (side, side), interpolation=cv2.INTER_LINEAR)
-    noisy = face + rng.normal(0, rng.uniform(0, 6), face.shape)
-    face = (np.clip(noisy, 0, 255) + 0.5).astype(np.uint8)
-    quality = int(rng.integers(40, 95))
-    _, encoded = cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    size = jnp.floor(side * jax.random.uniform(size_key, minval=0.4, maxval=1.0))
+    reduce = _reduction(side, jnp.maximum(size, 24.0))
+    face = jnp.einsum("yv,xu,vuc->yxc", reduce, reduce, face, precision=_PRECISE)
+    level = jax.random.uniform(level_key, maxval=6.0 / 255)
+    face = jnp.clip(face + level * jax.random.normal(noise_key, face.shape), 0.0, 1.0)
+    quality = jnp.floor(jax.random.uniform(quality_key, minval=40.0, maxval=95.0))
+    return compress(face, quality)
+
+
+def _reduction(side: int, size):
+    """Return the (side, side) map that reduces a line to `size` pixels by area and back linearly.
+
+    `size` may be traced: rows and columns of the reduced line beyond it are zero.
+    """
+    i = jnp.arange(side, dtype=jnp.float32)
+    step = side / size
+    # Pixel j of the reduced line covers j step to (j + 1) step of the line.
+    low = jnp.maximum(i[:, None] * step, i[None, :])
+    high = jnp.minimum((i[:, None] + 1.0) * step, i[None, :] + 1.0)
+    area = jnp.maximum(high - low, 0.0) / step
+    centre = jnp.clip((i + 0.5) / step - 0.5, 0.0, size - 1.0)
+    linear = jnp.maximum(1.0 - jnp.abs(centre[:, None] - i[None, :]), 0.0)
+    return jnp.matmul(linear, area, precision=_PRECISE)

@@ -1,6 +1,7 @@
-"""The command `identitydp data synthetic`: a folder of generated faces to train on."""
+"""The command `identitydp data`: generated faces, and faces of photos, to train on."""
 
 import argparse
+import os
 
 from identitydp_jax.checks import UserError, one_of
 
@@ -8,10 +9,15 @@ _SEED_LIMIT = 2**32  # `jax.random.key` drops higher bits: two seeds would give 
 
 
 def add_parser(subparsers) -> None:
-    """Add `data` with its one action, `synthetic`, to the program's subcommands."""
+    """Add `data` with its actions, `synthetic` and `prepare`, to the program's subcommands."""
     actions = subparsers.add_parser("data", help="make training data").add_subparsers(
         dest="action", required=True
     )
+    _add_synthetic(actions)
+    _add_prepare(actions)
+
+
+def _add_synthetic(actions) -> None:
     parser = actions.add_parser(
         "synthetic",
         help="write faces of nobody into a folder",
@@ -29,12 +35,61 @@ def add_parser(subparsers) -> None:
     )
 
 
+def _add_prepare(actions) -> None:
+    parser = actions.add_parser(
+        "prepare",
+        help="cut the faces out of photos into ArrayRecord shards",
+        description="Detect and align every face of a folder, an archive or a tfds data set and "
+        "write them as ArrayRecord shards, to train on with --set data=array_record:DIR. The same "
+        "command goes on where it was stopped.",
+    )
+    parser.add_argument(
+        "--source", required=True,
+        help="a folder at any depth, a zip or tar file, or tfds:NAME[:SPLIT], e.g. "
+        "tfds:celeb_a:train",
+    )  # fmt: skip
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write into")
+    parser.add_argument(
+        "--resolution", type=int, default=256, help="side of the faces in px (default: 256)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)"
+    )
+
+
 def run(args: argparse.Namespace) -> int:
-    """Write the faces and return the exit status 0.
+    """Do the action and return the exit status 0.
 
     Raises:
-      UserError: a setting is out of range, the weights or the folder cannot be had.
+      UserError: a setting is out of range, the source or the weights cannot be had, or the folder
+        cannot be written.
     """
+    return {"synthetic": _synthetic, "prepare": _prepare}[args.action](args)
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from identitydp_jax.data import shards
+    from identitydp_jax.data.prepare import prepare
+    from identitydp_jax.weights import cache
+
+    if not 16 <= args.resolution <= 2048:
+        raise UserError(f"--resolution is {args.resolution}: give 16 to 2048 px")
+    if args.workers < 1:
+        raise UserError(f"--workers is {args.workers}: give 1 or more")
+    cache.path("scrfd_500m")  # once, before every process asks for it
+    made = prepare(
+        args.source, args.output, resolution=args.resolution, workers=args.workers
+    )
+    print(
+        f"{args.output}: {made.faces} faces of {made.photos} photos, {made.written} shards written"
+        f" now; train on them with --set data=array_record:{args.output}"
+    )
+    for reason, count in sorted(made.left_out.items()):
+        print(f"left out: {count} photos, {reason}; {shards.MANIFEST} names them")
+    return 0
+
+
+def _synthetic(args: argparse.Namespace) -> int:
     from identitydp_jax.models.face_source import RESOLUTIONS
     from identitydp_jax.training.synthetic_source import write_folder
 

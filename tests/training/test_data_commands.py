@@ -6,8 +6,10 @@ import pytest
 from PIL import Image
 
 from identitydp_jax.checks import UserError
+from identitydp_jax.data import prepare
 from identitydp_jax.models import face_source
 from identitydp_jax.training import data_commands
+from identitydp_jax.weights import cache
 
 
 @pytest.fixture(autouse=True)
@@ -19,10 +21,10 @@ def quick_faces(monkeypatch):
     monkeypatch.setattr(face_source, "face", face)
 
 
-def run(*words):
+def run(*words, action="synthetic"):
     parser = argparse.ArgumentParser()
     data_commands.add_parser(parser.add_subparsers())
-    return data_commands.run(parser.parse_args(["data", "synthetic", *map(str, words)]))
+    return data_commands.run(parser.parse_args(["data", action, *map(str, words)]))
 
 
 def test_writes_a_folder_and_goes_on(tmp_path, capsys):
@@ -58,4 +60,37 @@ def test_bad_settings_are_named(tmp_path, option, value, message):
     words = {"--count": 1, "--output": tmp_path / "out", option: value}
     with pytest.raises(UserError, match=message):
         run(*(word for pair in words.items() for word in pair))
+    assert not (tmp_path / "out").exists()
+
+
+def test_prepare_says_what_it_made_and_left_out(tmp_path, monkeypatch, capsys):
+    def made(source, output, *, resolution, workers):
+        assert (source, output, resolution, workers) == ("photos.zip", str(tmp_path), 128, 3)
+        return prepare.Prepared(9, 7, {"too small": 2, "no face": 1}, 1)
+
+    monkeypatch.setattr(prepare, "prepare", made)
+    monkeypatch.setattr(cache, "path", lambda name: None)
+    words = ("--source", "photos.zip", "--resolution", 128, "--workers", 3)
+    assert run(*words, "--output", tmp_path, action="prepare") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path}: 7 faces of 9 photos, 1 shards written now; train on them with"
+        f" --set data=array_record:{tmp_path}",
+        "left out: 1 photos, no face; manifest.json names them",
+        "left out: 2 photos, too small; manifest.json names them",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--workers", 0, "--workers is 0: give 1 or more"),
+        ("--resolution", 8, "--resolution is 8: give 16 to 2048 px"),
+        ("--source", "nowhere", "nowhere: no such folder or archive"),
+    ],
+)
+def test_bad_settings_of_prepare_are_named(tmp_path, monkeypatch, option, value, message):
+    monkeypatch.setattr(cache, "path", lambda name: None)
+    words = {"--source": tmp_path, "--output": tmp_path / "out", option: value}
+    with pytest.raises(UserError, match=message):
+        run(*(word for pair in words.items() for word in pair), action="prepare")
     assert not (tmp_path / "out").exists()

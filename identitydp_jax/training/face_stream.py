@@ -1,0 +1,83 @@
+"""The endless stream of batches that a model trains on, whatever it comes from."""
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from identitydp_jax import sharding
+from identitydp_jax.data.batches import open_batches, read_held_out
+from identitydp_jax.training.face_pool import FacePool
+from identitydp_jax.training.synthetic_source import write_folder
+
+
+def open_stream(config, workdir, mesh, *, start: int):
+    """Open the batches of a run, from number `start` on.
+
+    `config.data` is ``synthetic`` or what `data.sources.open_faces` takes. Synthetic faces that
+    are replaced while training (`config.refresh` > 0) stay in the devices' memory, see `FacePool`:
+    a restart generates them again. A fixed set of them (`config.refresh` = 0) is generated once,
+    into the folder `faces` of the workdir, resumed there after a stop, and then read like any
+    folder: the way for devices that generate slowly.
+
+    Args:
+      config: `data`, `batch_size`, `held_out`, `seed`, `network.resolution`; for ``synthetic`` also
+        `pool` and `refresh`.
+      workdir: folder of the run, shared by all processes.
+      mesh: from `sharding.make_mesh`.
+      start: number of the first batch.
+
+    Returns:
+      An iterator over uint8 global arrays (N, R, R, 3), split over the mesh, with `get_state()`,
+      `set_state(state)` and `held_out()`, `config.held_out` faces that are in no batch, uint8
+      (M, R, R, 3) on the host. All processes have to take batches in step.
+
+    Raises:
+      UserError: as `open_batches`, `FacePool` and `write_folder` do.
+    """
+    if config.data != "synthetic":
+        return HostStream(config, mesh, start=start)
+    if config.refresh:
+        return FacePool(config, mesh, start=start)
+    folder = workdir / "faces"
+    if jax.process_index() == 0:
+        write_folder(
+            folder, count=config.pool + config.held_out, resolution=config.network.resolution,
+            seed=config.seed, image_format="png",
+        )  # fmt: skip
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("faces")
+    from_folder = config.copy_and_resolve_references()
+    from_folder.data = str(folder)
+    return HostStream(from_folder, mesh, start=start)
+
+
+class HostStream:
+    """Batches that grain reads in every process, joined into arrays over all devices."""
+
+    def __init__(self, config, mesh, *, start: int):
+        """Open this process's part; raise `UserError` as `open_batches` does."""
+        self._mesh, self._config = mesh, config
+        self._batches = open_batches(
+            config, start=start, process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )  # fmt: skip
+
+    def __iter__(self):
+        """Return itself."""
+        return self
+
+    def __next__(self) -> jax.Array:
+        """Return the next batch: uint8 (N, R, R, 3), split over the devices of the mesh."""
+        return sharding.global_batch(next(self._batches), self._mesh)
+
+    def get_state(self) -> dict[str, int]:
+        """Return grain's state, the number of the next batch."""
+        return self._batches.get_state()
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Continue with the batch that `get_state` named, with any number of processes."""
+        self._batches.set_state(state)
+
+    def held_out(self) -> np.ndarray:
+        """Return the last faces of the source, alike in every process; see `read_held_out`."""
+        return read_held_out(self._config)
