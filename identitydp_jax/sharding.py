@@ -1,6 +1,7 @@
-"""One mesh over all devices; batches split along it, everything else replicated."""
+"""One mesh over the devices of all processes: batches split, the rest copied or split too."""
 
 import functools
+import math
 
 import jax
 import numpy as np
@@ -10,10 +11,11 @@ from identitydp_jax.checks import UserError
 
 _AXIS = "data"
 _MOST_CHUNKS = 64  # for one device at once
+_SMALL_LEAF = 2**14  # entries; gathering a smaller array costs more than its copies
 
 
 def make_mesh() -> Mesh:
-    """Mesh of every device along one axis, `data`."""
+    """Mesh of every device of every process along one axis, `data`."""
     return jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=(AxisType.Auto,))
 
 
@@ -27,11 +29,72 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_divisible(batch_size: int, mesh: Mesh) -> None:
-    """Raise `UserError` unless the batch splits evenly over the devices of the mesh."""
-    if batch_size % mesh.size:
+def state_shardings(state, mesh: Mesh, *, fsdp: bool):
+    """Return where every array of a training state lies.
+
+    Args:
+      state: tree of arrays or of `jax.ShapeDtypeStruct`.
+      mesh: from `make_mesh`.
+      fsdp: split every array of 2**14 entries or more along its largest axis that the devices
+        divide (the first of equal ones), so that a device holds and updates only its part of
+        parameters, averages and moments alike; otherwise every device holds a whole copy.
+
+    Returns:
+      The same tree with a `NamedSharding` for every array. It depends on shapes alone, so an
+      optimizer's moments lie where their parameter lies.
+    """
+
+    def leaf(x):
+        axes = [i for i, length in enumerate(x.shape) if length % mesh.size == 0]
+        if not fsdp or math.prod(x.shape) < _SMALL_LEAF or not axes:
+            return replicated(mesh)
+        largest = max(axes, key=lambda i: x.shape[i])
+        return NamedSharding(mesh, PartitionSpec(*[None] * largest, _AXIS))
+
+    return jax.tree.map(leaf, state)
+
+
+def place(tree, shardings):
+    """Put a tree that every process holds alike where `shardings` says.
+
+    Every process copies only what its own devices hold; nothing is sent between processes.
+
+    Args:
+      tree: tree of arrays that lie whole on this process.
+      shardings: one sharding for all, or a tree of them like `tree`.
+
+    Returns:
+      The tree as global arrays, in buffers of their own.
+    """
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+
+    def leaf(x, sharding):
+        host = np.array(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(leaf, tree, shardings)
+
+
+def global_batch(local: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Join the rows of all processes into one array, split over the devices of the mesh.
+
+    Args:
+      local: (N / processes, ...), this process's rows; as many in every process.
+      mesh: from `make_mesh`.
+
+    Returns:
+      Global array (N, ...), process after process; no row leaves its process.
+    """
+    return jax.make_array_from_process_local_data(over_batch(mesh), local)
+
+
+def check_divisible(batch_size: int, mesh: Mesh, *, accumulate: int) -> None:
+    """Raise `UserError` unless every microbatch splits evenly over the devices of the mesh."""
+    if batch_size % (mesh.size * accumulate):
         raise UserError(
-            f"batch_size is {batch_size}: make it a multiple of the {mesh.size} devices"
+            f"batch_size is {batch_size}: make it a multiple of {mesh.size * accumulate}, "
+            f"the {mesh.size} devices times accumulate={accumulate}"
         )
 
 

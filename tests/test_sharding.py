@@ -19,9 +19,10 @@ def test_batches_are_split_over_all_devices_and_parameters_copied():
 
 def test_a_batch_that_does_not_split_is_named():
     mesh = sharding.make_mesh()
-    sharding.check_divisible(16, mesh)
-    with pytest.raises(UserError, match="batch_size is 12: make it a multiple of the 8 devices"):
-        sharding.check_divisible(12, mesh)
+    sharding.check_divisible(16, mesh, accumulate=2)
+    message = "batch_size is 24: make it a multiple of 16, the 8 devices times accumulate=2"
+    with pytest.raises(UserError, match=message):
+        sharding.check_divisible(24, mesh, accumulate=2)
 
 
 def _noisy_products(weights, rows, keys):

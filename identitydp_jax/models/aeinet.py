@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from identitydp_jax.checks import UserError, one_of, positive
-from identitydp_jax.models.layers import Conv, double, instance_norm
+from identitydp_jax.models.layers import Conv, at_least_float32, double, instance_norm
 
 STATISTICS_MOMENTUM = 0.98  # of the running batch-norm statistics, per training step
 _DIMENSION = 512
@@ -69,11 +69,16 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        """Map (N, H, W, C) to the same shape; `train` also updates `batch_stats` when mutable."""
-        return nn.BatchNorm(
+        """Map (N, H, W, C) to the same shape; `train` also updates `batch_stats` when mutable.
+
+        Statistics are those of the whole array, over however many devices it is spread. Computed
+        in float32 at least, returned in the dtype of `x`.
+        """
+        normalised = nn.BatchNorm(
             use_running_average=not train, momentum=STATISTICS_MOMENTUM, epsilon=1e-5,
             use_bias=self.affine, use_scale=self.affine, name="norm",
-        )(x)
+        )(at_least_float32(x))
+        return normalised.astype(x.dtype)
 
 
 class AttributeEncoder(nn.Module):
@@ -137,7 +142,7 @@ class AADBlock(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, h, attribute, identity, *, train: bool):
+    def __call__(self, h, attribute, identity, train: bool):
         """Map h (N, S, S, C) to (N, S, S, features)."""
 
         def layer(x, features, name):
@@ -151,9 +156,14 @@ class AADBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """AAD generator: identity embedding and attribute maps to a face."""
+    """AAD generator: identity embedding and attribute maps to a face.
+
+    With `remat` a backward pass keeps only what each block reads and computes its inside again.
+    XLA's CPU backend joins both computations, so that it saves memory on accelerators alone.
+    """
 
     config: AEIConfig
+    remat: bool = False
 
     @nn.compact
     def __call__(self, identity, attributes, *, train: bool):
@@ -167,22 +177,30 @@ class Generator(nn.Module):
         # A unit vector of D entries has entries near D^-1/2; dense layers start best at 1.
         identity = identity * math.sqrt(config.identity_dimension)
         h = nn.Dense(4 * lift, dtype=identity.dtype, name="lift")(identity).reshape(-1, 2, 2, lift)
+        # `train`, counted from the module itself, is no array.
+        block = nn.remat(AADBlock, static_argnums=(4,)) if self.remat else AADBlock
         for i, (features, attribute) in enumerate(zip(widths, attributes, strict=True)):
-            h = AADBlock(config, features, name=f"block{i}")(h, attribute, identity, train=train)
+            h = block(config, features, name=f"block{i}")(h, attribute, identity, train)
             if i + 1 < blocks:
                 h = double(h)
         return jnp.tanh(h) if config.output == "tanh" else 2 * nn.sigmoid(h) - 1
 
 
 class AEINet(nn.Module):
-    """Attribute encoder and generator as one network with parameters `encoder`, `generator`."""
+    """Attribute encoder and generator as one network with parameters `encoder`, `generator`.
+
+    It computes in the dtype of its inputs, whatever that of its parameters, and its normalisations
+    in float32 at least. `remat` trades time for memory in the backward pass, see `Generator`; the
+    parameters are the same.
+    """
 
     config: AEIConfig
+    remat: bool = False
 
     def setup(self):
         """Name the two parts."""
         self.encoder = AttributeEncoder(self.config, name="encoder")
-        self.generator = Generator(self.config, name="generator")
+        self.generator = Generator(self.config, self.remat, name="generator")
 
     def attributes(self, faces, *, train: bool = False):
         """Attribute maps of faces (N, R, R, 3) in [-1, 1]."""

@@ -11,6 +11,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -103,12 +104,25 @@ class Conv(nn.Module):
         return x
 
 
+def wide(dtype) -> np.dtype:
+    """Return float32, or `dtype` where that is of higher precision."""
+    return np.promote_types(dtype, np.float32)  # jax refuses to mix them under strict promotion
+
+
+def at_least_float32(x):
+    """Return x in float32 if it is of lower precision, else as it is."""
+    return x.astype(wide(x.dtype))
+
+
 def instance_norm(x, *, epsilon: float = 1e-5):
-    """Normalise each channel of each image of x (N, H, W, C) to zero mean and unit variance."""
-    mean = x.mean((1, 2), keepdims=True)
-    centred = x - mean
+    """Normalise each channel of each image of x (N, H, W, C) to zero mean and unit variance.
+
+    Computed in float32 at least, returned in the dtype of `x`.
+    """
+    values = at_least_float32(x)
+    centred = values - values.mean((1, 2), keepdims=True)
     variance = (centred * centred).mean((1, 2), keepdims=True)
-    return centred * lax.rsqrt(variance + epsilon)
+    return (centred * lax.rsqrt(variance + epsilon)).astype(x.dtype)
 
 
 def double(x):
@@ -134,7 +148,9 @@ def _double_axis(x, axis: int):
 
 def average_pool(x):
     """Halve x (N, H, W, C) by 3x3 means with stride 2 and padding 1, padding not counted."""
-    return nn.avg_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)], count_include_pad=False)
+    pads = [(1, 1), (1, 1)]
+    mean = nn.avg_pool(at_least_float32(x), (3, 3), (2, 2), pads, count_include_pad=False)
+    return mean.astype(x.dtype)
 
 
 def parameter_count(tree) -> int:

@@ -1,5 +1,6 @@
 """All that a training run carries from step to step."""
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -14,7 +15,7 @@ from identitydp_jax.models.discriminator import Discriminator
 
 @flax.struct.dataclass
 class TrainState:
-    """Parameters, running statistics, their average, and the optimizers' moments."""
+    """Parameters, running statistics, their average, and the optimizers' second moments."""
 
     step: jax.Array
     params: Any
@@ -36,24 +37,40 @@ def discriminator_network(config) -> Discriminator:
 
 
 def optimizer(config) -> optax.GradientTransformation:
-    """Adam with the paper's betas, 0 and 0.999; slower once the statistics are frozen."""
+    """Adam with the paper's betas, 0 and 0.999; slower once the statistics are frozen.
+
+    Without momentum Adam's first moment is the gradient itself, so only the second is kept.
+    """
     rate = optax.piecewise_constant_schedule(
         config.learning_rate, {config.freeze_statistics_at: config.frozen_rate}
     )
-    return optax.adam(rate, b1=0.0, b2=0.999)
+    return optax.chain(
+        optax.scale_by_rms(decay=0.999, eps=1e-8, eps_in_sqrt=False, bias_correction=True),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def shapes(config) -> TrainState:
+    """Return shapes and dtypes of a state, as `jax.ShapeDtypeStruct`."""
+    return jax.eval_shape(functools.partial(_assembled, config), *_network_shapes(config))
 
 
 def create(config) -> TrainState:
     """Initialise a state from `config.seed` on the host, leaf by leaf, compiling no network."""
-    shapes = variable_shapes(network_config(config))
-    side = config.network.resolution
+    rng = np.random.default_rng(config.seed)
+    return _assembled(config, *(_initial(tree, rng) for tree in _network_shapes(config)))
+
+
+def _network_shapes(config):
+    """Return shapes of parameters, discriminator and running statistics."""
+    variables, side = variable_shapes(network_config(config)), config.network.resolution
     faces = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     net = discriminator_network(config)
-    discriminator_shapes = jax.eval_shape(net.init, jax.random.key(0), faces)["params"]
-    rng = np.random.default_rng(config.seed)
-    params = _initial(shapes["params"], rng)
-    discriminator = _initial(discriminator_shapes, rng)
-    batch_stats = _initial(shapes.get("batch_stats", {}), rng)
+    discriminator = jax.eval_shape(net.init, jax.random.key(0), faces)["params"]
+    return variables["params"], discriminator, variables.get("batch_stats", {})
+
+
+def _assembled(config, params, discriminator, batch_stats) -> TrainState:
     transform = optimizer(config)
     return TrainState(
         step=jnp.zeros((), jnp.int32),

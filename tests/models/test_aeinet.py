@@ -14,7 +14,12 @@ from identitydp_jax.training.configuration import read_config
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 # The number of parameters of every configuration that the repository holds.
-PINNED = {"synthetic128": 3_127_995}
+PINNED = {
+    "paper_celebahq256": 184_346_453,
+    "smoke_cpu": 867_189,
+    "synthetic128": 3_127_995,
+    "synthetic256": 49_727_413,
+}
 
 
 def _count(config):

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 
@@ -68,13 +69,27 @@ def test_average_starts_as_a_copy_with_buffers_of_its_own(state):
 
 
 def test_optimizer_is_adam_without_momentum():
-    config = tiny.training_config("learning_rate=0.5")
-    transform = states.optimizer(config)
+    config = tiny.training_config(
+        "learning_rate=0.5", "freeze_statistics_at=5", "frozen_rate=0.25"
+    )
+    ours, rng = states.optimizer(config), np.random.default_rng(0)
+    # From entries far below Adam's epsilon, 1e-8, to far above it, and none.
+    size = np.append(np.geomspace(1e-12, 1e4, 60), 0.0)
     with jax.numpy_dtype_promotion("standard"):
-        params = jnp.zeros(2)
-        moments = transform.init(params)
-        for gradient in ([3.0, -2.0], [-1.0, -1.0]):
-            updates, moments = transform.update(jnp.array(gradient), moments)
-    # v = 0.001 sum_i 0.999^(n-i) g_i^2, divided by 1 - 0.999^n.
-    v = 0.001 * (0.999 * np.array([9.0, 4.0]) + 1.0) / (1 - 0.999**2)
-    np.testing.assert_allclose(updates, 0.5 * np.array([1.0, 1.0]) / np.sqrt(v), rtol=1e-4)
+        moments = ours.init(jnp.zeros(61))
+        stock = {rate: optax.adam(rate, b1=0.0, b2=0.999) for rate in (0.5, 0.125)}
+        adam = stock[0.5].init(jnp.zeros(61))
+        for i in range(8):
+            gradient = jnp.asarray(size * rng.normal(size=61), jnp.float32)
+            updates, moments = ours.update(gradient, moments)
+            expected, adam = stock[0.5 if i < 5 else 0.125].update(gradient, adam)
+            np.testing.assert_allclose(updates, expected, rtol=5e-7)
+
+
+def test_optimizer_keeps_one_moment_per_parameter(state):
+    for moments, params in (
+        (state.optimizer, state.params),
+        (state.discriminator_optimizer, state.discriminator),
+    ):
+        arrays = [leaf for leaf in jax.tree.leaves(moments) if leaf.ndim]
+        assert [x.shape for x in arrays] == [x.shape for x in jax.tree.leaves(params)]
