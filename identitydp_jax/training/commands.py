@@ -1,6 +1,8 @@
 """The command `identitydp train`."""
 
 import argparse
+import sys
+import warnings
 
 from identitydp_jax.training.configuration import read_config
 
@@ -10,7 +12,8 @@ def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "train",
         help="train a model; the same command continues a stopped run",
-        description="Train a model as a configuration says. The same command continues a run.",
+        description="Train a model as a configuration says. The same command continues a run; one "
+        "that SIGTERM stops saves what it has done and ends with status 143.",
     )
     parser.add_argument("--config", required=True, help="configuration file, configs/NAME.py")
     parser.add_argument(
@@ -21,19 +24,52 @@ def add_parser(subparsers) -> None:
         help="change one value of the configuration, e.g. --set data=FOLDER; repeatable",
     )
     parser.add_argument(
+        "--profile", action="store_true",
+        help="write what JAX's profiler sees of three steps into WORKDIR/profile",
+    )
+    parser.add_argument(
         "--export", metavar="FILE",
-        help="when the run has ended, write its averaged network as safetensors to FILE",
+        help="when the run has ended, do as `identitydp export --output FILE` does",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, then export if asked to; return the exit status."""
-    from identitydp_jax.models.pretrained import save
-    from identitydp_jax.training.loop import train
-    from identitydp_jax.training.state import network_config
-
+    """Train, then export if asked to; return the exit status, 143 if the run was stopped."""
     config = read_config(args.config, args.set)
-    state = train(config, args.workdir)
-    if args.export:
-        save(args.export, network_config(config), state.average, encoder=config.encoder)
+    import jax
+
+    from identitydp_jax.training import processes
+
+    _quieten_orbax()
+    processes.start()
+    with processes.ending_together():
+        from identitydp_jax.training.export import export
+        from identitydp_jax.training.loop import on_host, train
+
+        try:
+            state = train(config, args.workdir, profile=args.profile)
+        except processes.Preempted as stopped:
+            if jax.process_index() == 0:
+                print(f"identitydp: {stopped}", file=sys.stderr, flush=True)
+            return processes.PREEMPTED_STATUS
+        if args.export:
+            average, steps = on_host(state.average), int(state.step)
+            if jax.process_index() == 0:
+                export(args.export, config, average, steps=steps, command=args.line)
     return 0
+
+
+def _quieten_orbax() -> None:
+    """Leave it to the program to say, once, what orbax says several times with tracebacks."""
+    import absl.logging
+
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    # When a file can't be written, the other files of the checkpoint find their writer gone.
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
+    stock = sys.unraisablehook
+
+    def hook(args):
+        if str(args.exc_value) != "Event loop is closed":
+            stock(args)
+
+    sys.unraisablehook = hook
