@@ -15,9 +15,16 @@ import ml_collections
 def get_config():
     config = ml_collections.ConfigDict()
     config.seed = 0
-    # A folder of square faces in FFHQ framing, or "synthetic": generated into the workdir first.
+    # FOLDER, array_record:FOLDER or tfds:NAME of square faces in FFHQ framing, or "synthetic".
     config.data = "synthetic"
-    config.synthetic_faces = 5000
+    # Of generated faces: how many are drawn from, and how many of them are replaced at every step.
+    # Replaced ones live on the devices; with 0, for slow devices, a folder in the workdir is made.
+    config.pool = 5000
+    config.refresh = 0
+    config.held_out = 32
+    # Augments the faces; takes up to this share of fine detail from what the encoder sees.
+    config.augmentation = True
+    config.softening = 1.0
     config.encoder = "w600k_mbf"
 
     config.network = ml_collections.ConfigDict(
@@ -58,9 +65,18 @@ def get_config():
     config.frozen_rate = 0.25  # times the learning rate, from then on
 
     config.batch_size = 8
+    # The batch is worked through in this many parts, one after the other.
+    config.accumulate = 1
+    # Splits parameters, averages and moments over the devices instead of copying them.
+    config.fsdp = False
+    # "bfloat16" computes the networks in half precision; parameters, losses and statistics stay
+    # float32.
+    config.compute = "float32"
+    # Computes the generator's blocks again in the backward pass instead of keeping their insides.
+    config.remat = False
     config.steps = 10_000
     config.log_every = 100
-    config.picture_every = 500
+    # Checkpoints are measured on the held-out faces; the newest and the best one are kept.
     config.checkpoint_every = 500
     config.keep = 2
     return config

@@ -74,7 +74,7 @@ def training_config(*overrides: str):
     path = pathlib.Path(__file__).parents[1] / "configs" / "synthetic128.py"
     small = (
         "network.resolution=64", "network.width=0.03125", "discriminator.width=0.03125",
-        "discriminator.layers=1", "batch_size=8", "steps=6", "log_every=1", "picture_every=3",
-        "checkpoint_every=3",
+        "discriminator.layers=1", "batch_size=8", "steps=6", "log_every=1", "checkpoint_every=3",
+        "held_out=3",
     )  # fmt: skip
     return read_config(path, (*small, *overrides))

@@ -8,8 +8,10 @@ import pathlib
 
 from identitydp_jax.checks import UserError, one_of, positive
 
-_COUNTS = ("batch_size", "steps", "log_every", "picture_every", "checkpoint_every", "keep",
-           "synthetic_faces", "freeze_statistics_at", "discriminator.layers")  # fmt: skip
+_COUNTS = ("batch_size", "accumulate", "steps", "log_every", "checkpoint_every", "keep", "held_out",
+           "pool", "freeze_statistics_at", "discriminator.layers")  # fmt: skip
+_YES_OR_NO = ("augmentation", "fsdp", "remat")
+_COMPUTE = ("float32", "bfloat16")
 _SHARES = ("mixture.same", "mixture.other", "mixture.noised")
 _WEIGHTS = ("loss.adversarial", "loss.identity", "loss.attributes", "loss.reconstruction",
             "loss.background", "loss.leak", "loss.colour")  # fmt: skip
@@ -45,22 +47,33 @@ def check(config) -> None:
     from identitydp_jax.training import losses
 
     values = dict(_leaves(config))
-    choices = {"loss.kind": losses.KINDS, "loss.reduction": losses.REDUCTIONS}
-    needed = (*_COUNTS, *_SHARES, *_WEIGHTS, *choices, "seed", "data", "encoder", "learning_rate",
-              "frozen_rate", "average_decay", "mixture.epsilon", "network.resolution",
-              "discriminator.width")  # fmt: skip
+    choices = {"loss.kind": losses.KINDS, "loss.reduction": losses.REDUCTIONS, "compute": _COMPUTE}
+    needed = (*_COUNTS, *_YES_OR_NO, *_SHARES, *_WEIGHTS, *choices, "refresh", "seed", "data",
+              "encoder", "learning_rate", "frozen_rate", "average_decay", "softening",
+              "mixture.epsilon", "network.resolution", "discriminator.width")  # fmt: skip
     for name in needed:
         if name not in values:
             raise UserError(f"the configuration lacks {name}")
-    for part, kind in (("network", AEIConfig), ("discriminator", Discriminator)):
-        fields = [field.name for field in dataclasses.fields(kind)]
-        for name in config[part]:
-            if name not in fields:
-                raise UserError(f"{part}.{name}: no such setting{_nearest(name, fields)}")
+    parts = (("network", AEIConfig), ("discriminator", Discriminator))
+    fields = (f"{part}.{field.name}" for part, kind in parts for field in dataclasses.fields(kind))
+    settings = {*needed, *fields}
+    for name in values:
+        if name not in settings:
+            raise UserError(f"{name}: no such setting{_nearest(name, settings)}")
     AEIConfig(**config.network)
     for name in _COUNTS:
         if not (isinstance(values[name], int) and values[name] >= 1):
             raise UserError(f"{name} is {values[name]}: give a whole number from 1")
+    if not (isinstance(values["refresh"], int) and 0 <= values["refresh"] <= values["pool"]):
+        raise UserError(f"refresh is {values['refresh']}: give a whole number from 0 to pool")
+    for name in _YES_OR_NO:
+        if not isinstance(values[name], bool):
+            raise UserError(f"{name} is {values[name]!r}: give True or False")
+    if values["batch_size"] % values["accumulate"]:
+        raise UserError(
+            f"batch_size is {values['batch_size']}: make it a multiple of "
+            f"accumulate={values['accumulate']}"
+        )
     for name, known in choices.items():
         one_of(name, values[name], known)
     for name in (*_SHARES, *_WEIGHTS):
@@ -75,6 +88,8 @@ def check(config) -> None:
         positive(name, values[name])
     if not 0 <= values["average_decay"] < 1:
         raise UserError(f"average_decay is {values['average_decay']}: give a number in [0, 1)")
+    if not 0 <= values["softening"] <= 1:
+        raise UserError(f"softening is {values['softening']}: give a number from 0 to 1")
     if not 0 <= values["seed"] < _SEED_LIMIT:
         raise UserError(f"seed is {values['seed']}: give a number from 0 to {_SEED_LIMIT - 1}")
 
@@ -88,13 +103,15 @@ def _override(config, override: str) -> None:
     old = known[name]
     try:
         config.update_from_flattened_dict({name: _parsed(text, old)})
-    except (TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         kind = f"{len(old)} values A,B" if isinstance(old, tuple) else type(old).__name__
         raise UserError(f"--set {override}: {text!r} is not of type {kind}") from None
 
 
 def _parsed(text: str, old):
     """Read a value of the same type as `old`; tuples as their entries between commas."""
+    if isinstance(old, bool):  # bool("False") is True
+        return {"true": True, "false": False}[text.lower()]
     if isinstance(old, tuple):
         return tuple(_parsed(t, o) for t, o in zip(text.split(","), old, strict=True))
     return type(old)(text)

@@ -1,112 +1,163 @@
 """The training loop."""
 
+import contextlib
+import errno
+import functools
+import itertools
 import math
 import pathlib
 import tempfile
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from identitydp_jax import sharding
 from identitydp_jax.checks import UserError
-from identitydp_jax.data.folder import training_batches
-from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.identity import load_encoder
-from identitydp_jax.models.identity_crop import identity_crop
-from identitydp_jax.models.pixels import to_float, to_uint8
 from identitydp_jax.training import state as states
 from identitydp_jax.training.checkpoint import Checkpoints
 from identitydp_jax.training.configuration import check
-from identitydp_jax.training.noise import draw_identities
+from identitydp_jax.training.console import Console
+from identitydp_jax.training.face_stream import open_stream
+from identitydp_jax.training.held_out import make_evaluation
+from identitydp_jax.training.processes import Preempted, preemption
 from identitydp_jax.training.recorder import Recorder
 from identitydp_jax.training.statistics import population_statistics
 from identitydp_jax.training.step import make_step
-from identitydp_jax.training.synthetic_source import write_folder
+from identitydp_jax.training.utilization import step_flops
 
-_SHOWN = 8
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _STATISTICS_BATCH, _STATISTICS_BATCHES = 64, 16  # faces seen before the statistics are frozen
+_TRACED_AFTER, _TRACED = 10, 3  # steps of this run that the profiler leaves out, and sees
 
 
-def train(config, workdir) -> states.TrainState:
+def train(config, workdir, *, profile: bool = False) -> states.TrainState:
     """Train as `config` says until `config.steps`, continuing what `workdir` already holds.
+
+    The devices of all processes work on one batch; process 0 writes metrics, pictures and lines.
+    Statistics of batch norm are those of a whole (micro)batch, over all devices.
 
     Args:
       config: a training configuration (see `configs/`).
-      workdir: folder for checkpoints, metrics and pictures; made if it is missing.
+      workdir: folder for checkpoints, metrics and pictures, shared by all processes; made if it is
+        missing.
+      profile: write what JAX's profiler sees of three steps into the folder `profile`.
 
     Returns:
-      The final state.
+      The final state, as global arrays.
 
     Raises:
       UserError: a value of the configuration, the data or the folder can't be used, or a loss
         stopped being finite.
+      Preempted: SIGTERM came; what is done has been saved, and the same call continues from it.
     """
     check(config)
     workdir = _made(workdir)
     mesh = sharding.make_mesh()
-    sharding.check_divisible(config.batch_size, mesh)
-    everywhere, split = sharding.replicated(mesh), sharding.over_batch(mesh)
+    sharding.check_divisible(config.batch_size, mesh, accumulate=config.accumulate)
     encode, encoder_params = load_encoder(config.encoder)
-    encoder_params = jax.device_put(encoder_params, everywhere)
-    step, frozen_step = (
-        jax.jit(
-            make_step(config, encode, frozen=frozen),
-            in_shardings=(everywhere, everywhere, split, everywhere),
-            out_shardings=everywhere,
-            donate_argnums=0,
-        )
-        for frozen in (False, True)
-    )
-    show = jax.jit(_make_show(config, encode))
+    encoder_params = sharding.place(encoder_params, sharding.replicated(mesh))
+    state = states.create(config)
+    state = sharding.place(state, sharding.state_shardings(state, mesh, fsdp=config.fsdp))
     root = jax.random.key(config.seed)
-    network = {"network": dict(config.network), "discriminator": dict(config.discriminator)}
-    with Checkpoints(workdir / "checkpoints", keep=config.keep, network=network) as checkpoints:
-        state = checkpoints.restore(jax.device_put(states.create(config), everywhere))
+    with (
+        _naming(workdir),
+        Checkpoints(workdir / "checkpoints", keep=config.keep, config=config) as checkpoints,
+        preemption() as asked_to_stop,
+    ):
+        state, seen = checkpoints.restore(state)
         start = int(state.step)
         if start >= config.steps:
             return state
-        folder = _folder(config, workdir)
-        batches = _batches(config, folder, config.batch_size, start, config.steps)
-        with Recorder(workdir, start=start) as recorder:
-            since, counted = time.perf_counter(), start
-            progress = tqdm(
-                range(start, config.steps), initial=start, total=config.steps, unit="step",
-                mininterval=10,
-            )
-            for i in progress:
-                if i == config.freeze_statistics_at:
-                    state = jax.device_put(
-                        _frozen(config, state, folder, encode, encoder_params), everywhere
-                    )
-                if i >= config.freeze_statistics_at:
-                    step = frozen_step
-                faces = jax.device_put(next(batches), split)
+        batches = open_stream(config, workdir, mesh, start=0)
+        evaluate = _evaluation(config, encode, batches, mesh)
+        if seen is not None:
+            batches.set_state(seen)
+        lower = functools.partial(lower_step, config, encode, mesh, encoder_params)
+        flops = step_flops(config, encode, state, encoder_params)
+        console = Console(config, start=start, flops=flops)
+        traced = range(min(start + _TRACED_AFTER, config.steps - 1), config.steps)[:_TRACED]
+        metrics = None
+        with Recorder(workdir, start=start, writes=jax.process_index() == 0) as recorder:
+            for i in range(start, config.steps):
+                with console.pause():
+                    if i == config.freeze_statistics_at:
+                        state = _frozen(config, state, batches, encode, encoder_params, mesh)
+                    if i in (start, config.freeze_statistics_at):
+                        step = lower(frozen=i >= config.freeze_statistics_at).compile()
+                if profile and i == traced.start:
+                    jax.profiler.start_trace(str(workdir / "profile"))
+                with console.wait(metrics):
+                    faces = next(batches)
                 state, metrics = step(state, encoder_params, faces, jax.random.fold_in(root, i))
                 done = i + 1
-                last = done == config.steps
-                logs = last or done % config.log_every == 0
-                saves = last or done % config.checkpoint_every == 0
-                if logs or saves:
+                last, stops = done == config.steps, asked_to_stop(done)
+                logs, regular = (
+                    last or done % every == 0
+                    for every in (config.log_every, config.checkpoint_every)
+                )
+                if logs or regular or stops:
                     values = _checked({k: float(v) for k, v in metrics.items()}, done)
+                if profile and done == traced.stop:
+                    jax.block_until_ready(metrics)
+                    jax.profiler.stop_trace()
                 if logs:
-                    now = time.perf_counter()
-                    values["images_per_second"] = (
-                        (done - counted) * config.batch_size / (now - since)
-                    )
-                    since, counted = now, done
-                    recorder.scalars(done, values)
-                    progress.set_postfix(
-                        total=f"{values['total']:.3f}", cosine=f"{values['cosine_target']:.3f}"
-                    )
-                if last or done % config.picture_every == 0:
-                    rows = show(state.average, encoder_params, faces[:_SHOWN])
-                    recorder.pictures(done, [np.asarray(row) for row in rows])
-                if saves:
-                    checkpoints.save(done, state)
+                    values |= console.pace(done)
+                    recorder.scalars("metrics", done, values)
+                    console.line(done, values)
+                if regular or stops:
+                    with console.pause():
+                        found = None
+                        if regular:
+                            found, pictures = evaluate(state.average, encoder_params)
+                            recorder.scalars("held_out", done, found)
+                            recorder.pictures(done, pictures)
+                        checkpoints.save(done, state, batches.get_state(), found)
+                if stops and not last:
+                    checkpoints.wait()
+                    raise Preempted(f"asked to stop: saved step {done}, the same command continues")
     return state
+
+
+def lower_step(config, encode, mesh, encoder_params, *, frozen: bool):
+    """Lower `make_step`'s step over all devices of a mesh, in place of the state it is given.
+
+    Args:
+      config: a training configuration.
+      encode: `encode(params, crops)` of the frozen identity encoder.
+      mesh: from `sharding.make_mesh`.
+      encoder_params: of the encoder, or their shapes.
+      frozen: as `make_step` takes it.
+
+    Returns:
+      JAX's lowered program: `compile()` it, or ask for its cost.
+    """
+    side, everywhere = config.network.resolution, sharding.replicated(mesh)
+    state = states.shapes(config)
+    shardings = sharding.state_shardings(state, mesh, fsdp=config.fsdp)
+    step = jax.jit(
+        make_step(config, encode, mesh, frozen=frozen),
+        in_shardings=(shardings, everywhere, sharding.over_batch(mesh), everywhere),
+        out_shardings=(shardings, everywhere),
+        donate_argnums=0,
+    )
+    faces = jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
+    return step.lower(state, encoder_params, faces, jax.eval_shape(lambda: jax.random.key(0)))
+
+
+@contextlib.contextmanager
+def _naming(workdir):
+    """Turn a disk that takes no more metrics and pictures into one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise UserError(
+            f"{workdir}: cannot be written ({error.strerror}): stopped; make room and run the same "
+            "command to continue from the last checkpoint"
+        ) from None
 
 
 def _made(workdir) -> pathlib.Path:
@@ -123,37 +174,37 @@ def _made(workdir) -> pathlib.Path:
     return workdir
 
 
-def _folder(config, workdir) -> pathlib.Path:
-    """Return the folder of training faces; `synthetic` is written into the workdir first."""
-    if config.data != "synthetic":
-        return pathlib.Path(config.data)
-    folder = workdir / "faces"
-    write_folder(
-        folder,
-        count=config.synthetic_faces,
-        resolution=config.network.resolution,
-        seed=config.seed,
-        image_format="png",
-    )
-    return folder
+def _evaluation(config, encode, batches, mesh):
+    """Return `evaluate(variables, encoder_params) -> (values, pictures)` on the held-out faces."""
+    everywhere = sharding.replicated(mesh)
+    split = sharding.over_batch(mesh) if config.held_out % mesh.size == 0 else everywhere
+    faces = sharding.place(batches.held_out(), split)
+    program = jax.jit(make_evaluation(config, encode), out_shardings=everywhere)
+
+    def evaluate(variables, encoder_params):
+        values, pictures = program(variables, encoder_params, faces)
+        return {name: float(value) for name, value in values.items()}, np.asarray(pictures)
+
+    return evaluate
 
 
-def _batches(config, folder, batch_size: int, start: int, stop: int):
-    """Return batches `start` to `stop` of the training faces."""
-    return training_batches(
-        folder, resolution=config.network.resolution, batch_size=batch_size, seed=config.seed,
-        start=start, stop=stop,
-    )
-
-
-def _frozen(config, state, folder, encode, encoder_params):
+def _frozen(config, state, batches, encode, encoder_params, mesh):
     """Return the state with the statistics of many faces, which then stay as they are."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    batches = _batches(config, folder, _STATISTICS_BATCH, 0, _STATISTICS_BATCHES)
-    statistics = population_statistics(config, variables, batches, encode, encoder_params)
-    # A copy: the step donates both.
-    average = {**state.average, "batch_stats": jax.tree.map(jnp.copy, statistics)}
-    return state.replace(batch_stats=statistics, average=average)
+    joined = -(-_STATISTICS_BATCH // config.batch_size)
+    join = jax.jit(lambda *parts: jnp.concatenate(parts), out_shardings=sharding.over_batch(mesh))
+    some = (join(*itertools.islice(batches, joined)) for _ in range(_STATISTICS_BATCHES))
+    statistics = population_statistics(config, variables, some, encode, encoder_params, mesh)
+    # Each gets buffers of its own: the step donates both.
+    copy = jax.jit(lambda x: jax.tree.map(jnp.copy, x), out_shardings=sharding.replicated(mesh))
+    own, averaged = copy(statistics), copy(statistics)
+    return state.replace(batch_stats=own, average={**state.average, "batch_stats": averaged})
+
+
+def on_host(tree):
+    """Return global arrays as numpy arrays, whole in every process; all processes must call it."""
+    everywhere = sharding.replicated(sharding.make_mesh())
+    return jax.tree.map(np.asarray, jax.jit(lambda x: x, out_shardings=everywhere)(tree))
 
 
 def _checked(values: dict[str, float], step: int) -> dict[str, float]:
@@ -165,21 +216,3 @@ def _checked(values: dict[str, float], step: int) -> dict[str, float]:
                 "run the same command with a lower learning_rate to continue from it"
             )
     return values
-
-
-def _make_show(config, encode):
-    """Build rows of pictures: faces, redrawn, with the next face's identity, with random ones."""
-    net = AEINet(states.network_config(config))
-
-    def show(variables, encoder_params, faces):
-        x = to_float(faces)
-        own = encode(encoder_params, identity_crop(x))
-        maps = net.apply(variables, x, method="attributes")
-        keys = jax.random.split(jax.random.key(0))
-        targets = [own, jnp.roll(own, 1, 0), *(draw_identities(own.shape, key=k) for k in keys)]
-        drawn = [net.apply(variables, t, maps, method="draw") for t in targets]
-        return [faces, *map(to_uint8, drawn)]
-
-    return show
-
-

@@ -1,4 +1,4 @@
-"""What a run writes for people to watch: a CSV, TensorBoard events, picture grids."""
+"""What a run writes for people to watch: tables, TensorBoard events, picture grids."""
 
 import csv
 import os
@@ -8,22 +8,25 @@ import cv2
 import numpy as np
 import tensorboardX
 
+TABLES = ("metrics", "held_out")
+
 
 class Recorder:
-    """Appends metrics to `metrics.csv` and TensorBoard events, and saves picture grids."""
+    """Appends values to CSV tables and TensorBoard events, and saves picture grids."""
 
-    def __init__(self, workdir, *, start: int):
+    def __init__(self, workdir, *, start: int, writes: bool):
         """Open the files under `workdir` for a run that begins or continues after step `start`.
 
-        What a stopped run recorded beyond `start` is dropped, as those steps are done again.
+        What a stopped run recorded beyond `start` is dropped, as those steps are done again. One
+        that doesn't write, in a process that isn't the first, does nothing.
         """
-        self._folder = pathlib.Path(workdir)
-        self._table = self._folder / "metrics.csv"
-        if self._table.exists():
-            _cut(self._table, start)
-        self._events = tensorboardX.SummaryWriter(
-            str(self._folder / "events"), purge_step=start + 1
-        )
+        self._folder, self._events = pathlib.Path(workdir), None
+        if writes:
+            for table in TABLES:
+                _cut(self._path(table), start)
+            self._events = tensorboardX.SummaryWriter(
+                str(self._folder / "events"), purge_step=start + 1
+            )
 
     def __enter__(self):
         """Return the open recorder."""
@@ -31,31 +34,43 @@ class Recorder:
 
     def __exit__(self, *exception):
         """Close the event file."""
-        self._events.close()
+        if self._events:
+            self._events.close()
 
-    def scalars(self, step: int, metrics: dict[str, float]) -> None:
-        """Record the metrics of one step; the first call of a run writes the header."""
-        new = not self._table.exists()
-        with self._table.open("a", newline="") as file:
+    def scalars(self, table: str, step: int, values: dict[str, float]) -> None:
+        """Append the values of one step to one of `TABLES`; the first call writes the header."""
+        if not self._events:
+            return
+        path = self._path(table)
+        new = not path.exists()
+        with path.open("a", newline="") as file:
             writer = csv.writer(file)
             if new:
-                writer.writerow(["step", *metrics])
-            writer.writerow([step, *(f"{value:.6g}" for value in metrics.values())])
-        for name, value in metrics.items():
-            self._events.add_scalar(name, value, step)
+                writer.writerow(["step", *values])
+            writer.writerow([step, *(f"{value:.6g}" for value in values.values())])
+        for name, value in values.items():
+            self._events.add_scalar(f"{table}/{name}", value, step)
         self._events.flush()
 
-    def pictures(self, step: int, rows: list[np.ndarray]) -> None:
-        """Save rows of uint8 faces (N, R, R, 3) as one PNG and one TensorBoard image."""
-        grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+    def pictures(self, step: int, rows: np.ndarray) -> None:
+        """Save rows of uint8 faces (rows, N, R, R, 3) as one PNG and one TensorBoard image."""
+        if not self._events:
+            return
+        count, columns, side = rows.shape[:3]
+        grid = rows.swapaxes(1, 2).reshape(count * side, columns * side, 3)
         folder = self._folder / "pictures"
         folder.mkdir(exist_ok=True)
         cv2.imwrite(str(folder / f"{step:08d}.png"), grid[..., ::-1])
-        self._events.add_image("faces", grid, step, dataformats="HWC")
+        self._events.add_image("held_out", grid, step, dataformats="HWC")
+
+    def _path(self, table: str) -> pathlib.Path:
+        return self._folder / f"{table}.csv"
 
 
 def _cut(table: pathlib.Path, start: int) -> None:
     """Keep the rows of a table up to step `start`; one that a kill cut short goes too."""
+    if not table.exists():
+        return
     with table.open(newline="") as file:
         header, *rows = csv.reader(file) if table.stat().st_size else [[]]
     kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= start]

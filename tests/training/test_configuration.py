@@ -25,19 +25,26 @@ def test_overrides_change_values_and_keep_types():
     assert config.mixture.epsilon == (20.0, 3000.0)
 
 
+@pytest.mark.parametrize(("text", "value"), [("false", False), ("False", False), ("True", True)])
+def test_truth_is_read_as_a_word(text, value):
+    assert tiny.training_config(f"fsdp={text}").fsdp is value
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("lerning_rate=1", "--set lerning_rate=1: .*did you mean learning_rate?"),
         ("resolution=64", "did you mean network.resolution?"),
         ("loss.colors=1", "did you mean loss.colour?"),
-        ("xyz=1", "there are average_decay, batch_size"),
+        ("xyz=1", "there are accumulate, augmentation, average_decay"),
         ("network=1", "did you mean network"),
         ("batch_size", "--set batch_size: give NAME=VALUE"),
         ("=3", "give NAME=VALUE"),
         ("batch_size=many", "'many' is not of type int"),
         ("batch_size=1.5", "'1.5' is not of type int"),
         ("learning_rate=fast", "'fast' is not of type float"),
+        ("fsdp=maybe", "'maybe' is not of type bool"),
+        ("remat=1", "'1' is not of type bool"),
         ("mixture.epsilon=5", "'5' is not of type 2 values A,B"),
         ("mixture.epsilon=5,6,7", "is not of type 2 values A,B"),
         ("mixture.epsilon=low,high", "is not of type 2 values A,B"),
@@ -68,6 +75,14 @@ def test_wrong_overrides_are_named_with_the_nearest_name(override, message):
         ("network.resolution=100", "resolution is 100: choose 64, 128, 256 or 512"),
         ("discriminator.width=0", "discriminator.width is 0.0"),
         ("seed=4294967296", "seed is 4294967296"),
+        ("accumulate=0", "accumulate is 0: give a whole number from 1"),
+        ("accumulate=3", "batch_size is 8: make it a multiple of accumulate=3"),
+        ("compute=float16", "compute is 'float16': choose one of float32, bfloat16"),
+        ("pool=0", "pool is 0"),
+        ("refresh=-1", "refresh is -1: give a whole number from 0 to pool"),
+        ("refresh=5001", "refresh is 5001"),
+        ("held_out=0", "held_out is 0"),
+        ("softening=1.5", "softening is 1.5: give a number from 0 to 1"),
     ],
 )
 def test_values_that_cannot_be_used_are_named(override, message):
@@ -91,7 +106,20 @@ def test_a_configuration_that_lacks_a_value_is_refused(tmp_path):
 
 def test_a_setting_that_no_network_has_is_refused(tmp_path):
     path = _write(tmp_path, "    config.network.widht = 0.5")
-    with pytest.raises(UserError, match=r"network.widht: no such setting; did you mean width\?"):
+    message = r"network.widht: no such setting; did you mean network.width\?"
+    with pytest.raises(UserError, match=message):
+        check(read_config(path))
+
+
+def test_a_setting_that_nothing_reads_is_refused(tmp_path):
+    path = _write(tmp_path, "    config.acumulate = 2")
+    with pytest.raises(UserError, match=r"acumulate: no such setting; did you mean accumulate\?"):
+        check(read_config(path))
+
+
+def test_a_number_is_no_truth(tmp_path):
+    path = _write(tmp_path, "    del config.remat", "    config.remat = 1")
+    with pytest.raises(UserError, match="remat is 1: give True or False"):
         check(read_config(path))
 
 

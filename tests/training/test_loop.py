@@ -1,7 +1,12 @@
 """The loop, on the shipped configuration shrunk to a network that compiles in seconds."""
 
 import csv
+import errno
+import os
+import re
 import shutil
+import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +14,13 @@ import numpy as np
 import pytest
 import tiny
 
+from identitydp_jax import sharding
 from identitydp_jax.checks import UserError
-from identitydp_jax.training import loop
+from identitydp_jax.models.pixels import to_float
+from identitydp_jax.training import loop, statistics, step
 from identitydp_jax.training import state as states
 from identitydp_jax.training.checkpoint import Checkpoints
+from identitydp_jax.training.processes import Preempted
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +28,32 @@ def folder(tmp_path_factory):
     return tiny.write_faces(tmp_path_factory.mktemp("faces"), 11)
 
 
+_stock_lower_step = loop.lower_step
+_programs = {}
+
+
+def _lower_step(config, encode, mesh, encoder_params, *, frozen):
+    """Compile every program once for all runs, which differ in how long they are at most."""
+
+    def program():
+        key = (str(config.network), config.fsdp, frozen)
+        if key not in _programs:
+            lowered = _stock_lower_step(config, encode, mesh, encoder_params, frozen=frozen)
+            _programs[key] = lowered.compile()
+        return _programs[key]
+
+    return types.SimpleNamespace(compile=program)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _quick_parts():
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "lower_step", _lower_step)
+        patch.setattr(loop, "step_flops", lambda *_: 1e9)
         patch.setattr(loop, "load_encoder", lambda _: (tiny.encode, tiny.encoder_params()))
+        # The stock one takes long to compile.
+        for user in (step, statistics):
+            patch.setattr(user, "augment", lambda faces, *, key: to_float(faces))
         patch.setattr(loop, "_STATISTICS_BATCH", 8)
         patch.setattr(loop, "_STATISTICS_BATCHES", 2)
         yield
@@ -38,15 +68,17 @@ def _config(folder, *overrides):
 def whole(folder, tmp_path_factory):
     """A run that nothing stops: its folder and last state."""
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, loop.train(_config(folder), workdir)
+    return workdir, loop.train(_config(folder), workdir, profile=True)
 
 
 def _rows(workdir):
-    """Metrics by step, without the one that is a time."""
+    """Metrics by step, without those of the pace."""
     with (workdir / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         assert float(row.pop("images_per_second")) > 0
+        assert 0 <= float(row.pop("input_wait")) <= 1
+        assert 0 < float(row.pop("mfu")) < 1
     return rows
 
 
@@ -55,17 +87,42 @@ def _assert_same_state(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-def _stop_after(monkeypatch, steps, stopped_by=KeyboardInterrupt):
-    """Kill the next run when it asks for the batch after `steps`."""
-    stock = loop.training_batches
+class _Batches:
+    """The loop's batches, but `act` is called before the one after `count`."""
 
-    def batches(*args, start, **settings):
-        for i, batch in enumerate(stock(*args, start=start, **settings), start):
-            if i == steps:
-                raise stopped_by
-            yield batch
+    def __init__(self, stock, count, act):
+        self._stock, self._left, self._act = stock, count, act
+        self.get_state, self.held_out = stock.get_state, stock.held_out
 
-    monkeypatch.setattr(loop, "training_batches", batches)
+    def set_state(self, state):
+        self._stock.set_state(state)
+        self._left -= state["next_index"]
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self._left == 0:
+            self._act()
+        self._left -= 1
+        return next(self._stock)
+
+
+def _stop_after(monkeypatch, count, act=None):
+    """Kill the next run, or do what `act` does, when it asks for the batch after `count`.
+
+    Two of them go into the statistics before step 5.
+    """
+    stock = loop.open_stream
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        loop,
+        "open_stream",
+        lambda *args, **how: _Batches(stock(*args, **how), count, act or interrupt),
+    )
 
 
 def test_a_run_leaves_metrics_pictures_and_checkpoints(whole):
@@ -77,12 +134,17 @@ def test_a_run_leaves_metrics_pictures_and_checkpoints(whole):
     ]  # fmt: skip
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["3", "6"]
     assert list((workdir / "events").iterdir())
+    assert list((workdir / "profile").rglob("*.xplane.pb"))
+    with (workdir / "held_out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["3", "6"]
+    assert {"loss", "cosine_target_epsilon_100", "cosine_original_random"} <= rows[0].keys()
 
 
 def test_a_killed_run_continues_as_if_nothing_had_happened(whole, folder, tmp_path, monkeypatch):
     config = _config(folder)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        _stop_after(patch, 5)
+        _stop_after(patch, 5 + 2)
         loop.train(config, tmp_path)
     assert [row["step"] for row in _rows(tmp_path)] == ["1", "2", "3", "4", "5"]
     state = loop.train(config, tmp_path)
@@ -92,6 +154,58 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(whole, folder, tmp_pa
     before = (tmp_path / "metrics.csv").read_bytes()
     _assert_same_state(loop.train(config, tmp_path), state)
     assert (tmp_path / "metrics.csv").read_bytes() == before
+
+
+def test_a_run_asked_to_stop_saves_and_continues_as_if_nothing_had_happened(
+    whole, folder, tmp_path, monkeypatch
+):
+    config = _config(folder)
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch, pytest.raises(Preempted, match="saved step 5"):
+        _stop_after(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        loop.train(config, tmp_path)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert (tmp_path / "checkpoints" / "5").is_dir()
+    state = loop.train(config, tmp_path)
+    assert _rows(tmp_path) == _rows(whole[0])
+    _assert_same_state(state, whole[1])
+
+
+@pytest.mark.slow
+def test_a_run_continues_with_its_state_split_over_the_devices(
+    whole, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sharding, "_SMALL_LEAF", 64)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        _stop_after(patch, 4)
+        loop.train(_config(folder), tmp_path)
+    state = loop.train(_config(folder, "fsdp=true"), tmp_path)
+    assert any(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params))
+    for a, b in zip(_rows(tmp_path), _rows(whole[0]), strict=True):
+        assert float(a["total"]) == pytest.approx(float(b["total"]), rel=1e-3)
+
+
+def test_one_line_tells_how_it_goes(whole, folder, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    loop.train(_config(folder, "steps=8", "log_every=2"), workdir)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"step 8/8  loss \d+\.\d{3}  \d+\.\d images/s  MFU \d+\.\d %  input wait \d+\.\d %  "
+        r"ETA 0:00:00",
+        line,
+    )
+
+
+def test_a_full_disk_is_named(whole, folder, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    monkeypatch.setattr(loop.Recorder, "scalars", full)
+    with pytest.raises(UserError, match=r"run: cannot be written \(No space left on device\)"):
+        loop.train(_config(folder, "steps=8"), workdir)
 
 
 def test_statistics_are_frozen_from_the_step_on_that_says_so(whole):
@@ -115,23 +229,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(
     with pytest.raises(UserError, match="is nan at step 8: stopped; the last checkpoint") as caught:
         loop.train(config, workdir)
     assert "\n" not in str(caught.value)
-    parts = {"network": dict(config.network), "discriminator": dict(config.discriminator)}
-    with Checkpoints(workdir / "checkpoints", keep=2, network=parts) as checkpoints:
-        state = checkpoints.restore(states.create(config))
+    with Checkpoints(workdir / "checkpoints", keep=2, config=config) as checkpoints:
+        state, _ = checkpoints.restore(states.create(config))
     _assert_same_state(state, whole[1])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state)))
 
 
 def test_a_run_of_other_networks_is_refused(whole, folder):
     config = tiny.training_config(f"data={folder}", "network.width=0.0625")
-    with pytest.raises(UserError, match="holds a run of other networks") as caught:
+    with pytest.raises(UserError, match=r"a run with network.width=0.03125, not 0.0625") as caught:
         loop.train(config, whole[0])
     assert "\n" not in str(caught.value)
 
 
 def test_a_batch_must_split_over_the_devices(folder, tmp_path):
     config = tiny.training_config(f"data={folder}", "batch_size=12")
-    with pytest.raises(UserError, match="batch_size is 12: make it a multiple of the 8 devices"):
+    with pytest.raises(UserError, match="batch_size is 12: make it a multiple of 8"):
         loop.train(config, tmp_path)
 
 
@@ -144,11 +257,11 @@ def test_a_folder_without_images_is_named(tmp_path):
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path):
-    folder = tiny.write_faces(tmp_path / "faces", 2)
-    (folder / "000.png").write_text("no image")
-    (folder / "001.png").write_text("no image")
+    folder = tiny.write_faces(tmp_path / "faces", 12)
+    for path in folder.iterdir():
+        path.write_text("no image")
     config = tiny.training_config(f"data={folder}")
-    with pytest.raises(UserError, match=r"00[01].png: cannot be read as an image"):
+    with pytest.raises(UserError, match=r"\d.png: cannot be read as an image"):
         loop.train(config, tmp_path / "run")
 
 
@@ -168,16 +281,3 @@ def test_values_are_checked_before_anything_is_made(folder, tmp_path):
     with pytest.raises(UserError, match=r"loss\.kind"):
         loop.train(tiny.training_config(f"data={folder}", "loss.kind=none"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_synthetic_faces_are_written_into_the_workdir_first(tmp_path, monkeypatch):
-    def write_folder(directory, *, count, resolution, seed, image_format):
-        assert (count, resolution, seed, image_format) == (5, 64, 0, "png")
-        tiny.write_faces(directory, count)
-
-    monkeypatch.setattr(loop, "write_folder", write_folder)
-    _stop_after(monkeypatch, 0)
-    config = tiny.training_config("data=synthetic", "synthetic_faces=5")
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(config, tmp_path)
-    assert len(list((tmp_path / "faces").glob("*.png"))) == 5

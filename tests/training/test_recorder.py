@@ -13,9 +13,9 @@ def _rows(folder):
 
 
 def _record(folder, start, steps):
-    with Recorder(folder, start=start) as recorder:
+    with Recorder(folder, start=start, writes=True) as recorder:
         for step in steps:
-            recorder.scalars(step, {"loss": step / 8, "cosine": 0.5})
+            recorder.scalars("metrics", step, {"loss": step / 8, "cosine": 0.5})
 
 
 def test_table_has_one_header_and_a_row_per_step(tmp_path):
@@ -86,9 +86,27 @@ def _session_starts(path):
 def test_pictures_are_rows_of_faces(tmp_path):
     faces = np.zeros((3, 8, 8, 3), np.uint8)
     faces[1] = (255, 0, 0)
-    with Recorder(tmp_path, start=0) as recorder:
-        recorder.pictures(250, [faces, faces[::-1], faces])
+    with Recorder(tmp_path, start=0, writes=True) as recorder:
+        recorder.pictures(250, np.stack([faces, faces[::-1], faces]))
     grid = np.asarray(Image.open(tmp_path / "pictures" / "00000250.png"))
     assert grid.shape == (24, 24, 3)
     assert tuple(grid[4, 12]) == (255, 0, 0)
     assert tuple(grid[4, 4]) == (0, 0, 0)
+
+
+def test_a_process_that_is_not_the_first_writes_nothing(tmp_path):
+    with Recorder(tmp_path, start=0, writes=False) as recorder:
+        recorder.scalars("metrics", 1, {"loss": 1.0})
+        recorder.pictures(1, np.zeros((1, 1, 8, 8, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_tables_are_cut_one_by_one(tmp_path):
+    with Recorder(tmp_path, start=0, writes=True) as recorder:
+        for step in (1, 2, 3):
+            recorder.scalars("metrics", step, {"loss": 1.0})
+        recorder.scalars("held_out", 2, {"leak": 0.5})
+    with Recorder(tmp_path, start=1, writes=True):
+        pass
+    assert [row[0] for row in _rows(tmp_path)] == ["step", "1"]
+    assert not (tmp_path / "held_out.csv").exists()
