@@ -21,6 +21,8 @@ _COMMANDS = {
     "keys": "identitydp_jax.privacy.key_commands",
     "ledger": "identitydp_jax.privacy.ledger_commands",
     "train": "identitydp_jax.training.commands",
+    "export": "identitydp_jax.training.export_commands",
+    "bench": "identitydp_jax.benchmarks.commands",
     "data": "identitydp_jax.training.data_commands",
     "weights": "identitydp_jax.weights.commands",
 }

@@ -15,7 +15,7 @@ FLOORS = (
     {"models", "privacy", "data", "baselines"},
     {"anonymize", "training"},
     {"contact_sheet"},
-    {"evaluation", "demo", "benchmark"},
+    {"evaluation", "demo", "benchmarks"},
     {"cli"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -3,31 +3,22 @@
     python tests/benchmarks/discrete_laplace.py [--epsilon 6] [--rounds 5] [--rows 1 32 256]
 
 Both draw discrete Laplace noise of the same integer scale for vectors of 512 coordinates, in turns,
-so that whatever else the machine does slows both. Ours is `release`, compiled, with every core that
-XLA takes, for batches of each size, with the quantising, a fresh ChaCha20 key a row and all random
-bits; OpenDP's `make_laplace` runs in one process per core, the start of the processes not counted.
-Prints values per second of each round, the ratios of the medians and the milliseconds a row takes.
-Needs `pip install opendp`.
+so that whatever else the machine does slows both. Ours is what `identitydp bench mechanism` times,
+with every core that XLA takes; OpenDP's `make_laplace` runs in one process per core, the start of
+the processes not counted. Prints values per second of each round, the ratios of the medians and the
+milliseconds a row takes. Needs `pip install opendp`.
 """
 
 import argparse
-import itertools
 import json
-import math
 import multiprocessing
 import os
 import statistics
 import time
 
-import jax
-import numpy as np
-
+from identitydp_jax.benchmarks.mechanism import releasing
 from identitydp_jax.privacy.calibration import EMBEDDING_DIM
-from identitydp_jax.privacy.chacha import key_from_bytes
-from identitydp_jax.privacy.discrete_laplace import release
-from identitydp_jax.privacy.lattice import design
-
-_NORM = math.sqrt(EMBEDDING_DIM)
+from identitydp_jax.privacy.setting import PrivacySetting
 
 
 def main():
@@ -41,9 +32,9 @@ def main():
     )
     args = parser.parse_args()
 
-    lattice = design(2 * _NORM / args.epsilon, _NORM)
-    scale = lattice.sensitivity / args.epsilon
-    draws = {f"{rows} rows": _ours(lattice, rows) for rows in args.rows}
+    setting = PrivacySetting("laplace", args.epsilon)
+    scale = setting.noise.sensitivity / args.epsilon
+    draws = {f"{rows} rows": _ours(setting, rows) for rows in args.rows}
     cores = len(os.sched_getaffinity(0))
     rates = {name: [] for name in (*draws, "opendp")}
     with multiprocessing.get_context("spawn").Pool(cores) as pool:
@@ -66,22 +57,11 @@ def main():
     print(json.dumps(figures, indent=1))
 
 
-def _ours(lattice, rows):
-    """Return a function that quantises and releases a batch, compiled, with a fresh key a row."""
-    embedding = np.random.default_rng(0).normal(size=(rows, EMBEDDING_DIM)).astype(np.float32)
-    arrays, batches = jax.device_put(lattice.arrays()), itertools.count()
-    root = key_from_bytes(os.urandom(32))
-
-    @jax.jit
-    def compiled(embedding, root, batch, arrays):
-        keys = jax.random.split(jax.random.fold_in(root, batch), rows)
-        return release(embedding, key=keys, lattice=arrays)
-
-    def draw():
-        compiled(embedding, root, next(batches), arrays).block_until_ready()
-
-    draw()
-    return draw
+def _ours(setting, rows):
+    """Return a function that releases a batch and waits for it, compiled."""
+    run = releasing(setting, rows)
+    run().block_until_ready()
+    return lambda: run().block_until_ready()
 
 
 def _rate(draw, values, seconds):
