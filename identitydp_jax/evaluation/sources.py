@@ -4,18 +4,17 @@ import csv
 import dataclasses
 import os
 import pathlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from identitydp_jax.anonymize import files, images
 from identitydp_jax.checks import UserError
+from identitydp_jax.data.tfds_source import TfdsSource
 
 IDENTITIES = "identities.csv"
 # Taken for photos too, so that they are counted as unreadable instead of overlooked.
 _OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".ppm", ".tif", ".tiff")
-_TFDS = re.compile(r"tfds:(?P<name>[^:\[]+(:\d+\.[\d*]+\.[\d*]+)?)(:(?P<split>.+))?")
 _USAGE = (
     "give one SOURCE, or original=SOURCE with one or more of anonymized=FOLDER or"
     " anonymized=NAME:FOLDER"
@@ -165,28 +164,12 @@ class _FolderSource(Source):
 
 class _TfdsSource(Source):
     def __init__(self, spec: str):
-        import tensorflow_datasets as tfds  # a second to import, for a source that few use
-
-        match = _TFDS.fullmatch(spec)
-        if not match:
-            raise UserError(f"{spec}: give tfds:NAME or tfds:NAME:SPLIT")
         self.spec = spec
-        builder = _prepared(match["name"])
-        self._split = _split(builder, match["split"], spec)
-        features = dict(builder.info.features.items())
-        self._image = _image_feature(features, tfds.features.Image, spec)
+        self._records = TfdsSource(spec)
+        features = self._records.features
         self._label = next((name for name in ("identity", "label") if name in features), None)
         names = getattr(features.get(self._label), "names", None)
         self._people = dict(enumerate(names or ()))
-        try:
-            # The file as it is: our decoder says what is wrong with a damaged one.
-            self._records = builder.as_data_source(
-                self._split, decoders={self._image: tfds.decode.SkipDecoding()}
-            )
-        except Exception as error:  # tfds has no common base class
-            raise UserError(f"{spec}: {_first_line(error)}") from error
-        if not len(self._records):
-            raise UserError(f"{spec}: holds no photo")
 
     def __len__(self) -> int:
         return len(self._records)
@@ -194,9 +177,9 @@ class _TfdsSource(Source):
     def __getitem__(self, index: int) -> Photo:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        record = self._records[index]
-        data = record[self._image]
-        name = f"{self._split}/{index:06d}"
+        record = self._records.record(index)
+        data = record[self._records.image]
+        name = self._records.name(index)
         return Photo(name, self._identity(record), lambda: images.decode(data).pixels)
 
     def _identity(self, record: Mapping) -> str | None:
@@ -251,46 +234,3 @@ def _read_identities(path: pathlib.Path) -> dict[str, str | None]:
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a table of comma-separated values in UTF-8") from error
     return identities
-
-
-def _prepared(name: str):
-    """Return tfds' builder of a data set that lies ready on disk."""
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
-        splits = builder.info.splits
-    except Exception as error:  # tfds has no common base class
-        builder, splits, reason = None, {}, _first_line(error)
-    else:
-        reason = f"not prepared in {builder.data_path}"
-    formats = {each.value for each in builder.info.available_file_formats()} if splits else set()
-    if splits and "array_record" not in formats:
-        reason = f"{builder.data_path} is in the format {', '.join(sorted(formats))}"
-    elif splits:
-        return builder
-    raise UserError(
-        f"tfds:{name}: {reason}: run `tfds build {name} --file_format=array_record` once, where"
-        " TensorFlow is installed, and point TFDS_DATA_DIR to its data_dir"
-    )
-
-
-def _split(builder, split: str | None, spec: str) -> str:
-    names = sorted(builder.info.splits)
-    if split is None and len(names) > 1:
-        raise UserError(f"{spec}: name a split, as {spec}:{names[0]} ({', '.join(names)})")
-    return split or names[0]
-
-
-def _image_feature(features, kind: type, spec: str) -> str:
-    names = [name for name, feature in features.items() if isinstance(feature, kind)]
-    if "image" in names:
-        return "image"
-    if len(names) != 1:
-        raise UserError(f"{spec}: has no feature `image` ({', '.join(features)})")
-    return names[0]
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0].rstrip(".:") if lines else type(error).__name__
