@@ -1,6 +1,8 @@
 """Validators that name the value, the bound and the fix."""
 
 import math
+import pathlib
+import tempfile
 
 
 class UserError(Exception):
@@ -20,3 +22,20 @@ def one_of(name: str, value: str, choices) -> str:
     if value not in choices:
         raise UserError(f"{name} is {value!r}: choose one of {', '.join(map(str, choices))}")
     return value
+
+
+def writable_folder(path, option: str) -> pathlib.Path:
+    """Return a folder, made if it is missing.
+
+    Raises `UserError` naming it and the option that chose it unless files can be made in it.
+    """
+    folder = pathlib.Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); give another {option}"
+        ) from None
+    return folder

@@ -1,9 +1,10 @@
 """The command `identitydp bench`."""
 
 import argparse
+import pathlib
 import sys
 
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, writable_folder
 from identitydp_jax.training.configuration import read_config
 
 _BATCHES = (1, 32, 256)
@@ -44,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: an option can't be used, or what it names can't be had.
     """
-    from identitydp_jax.benchmarks.report import made_folder
-
-    folder = None if args.output is None else made_folder(args.output)
+    folder = None
+    if args.output is not None:
+        folder = writable_folder(pathlib.Path(args.output).expanduser(), "--output")
     report = {"train": _train, "anonymize": _anonymize, "mechanism": _mechanism}[args.action](args)
     print(report.markdown(), flush=True)
     if folder is not None:

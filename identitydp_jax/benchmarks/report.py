@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import tempfile
 
 import jax
 
@@ -40,7 +39,9 @@ class Report:
         try:
             path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
         except OSError as error:
-            raise _cannot_write(path, error) from None
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}); give another --output"
+            ) from None
 
 
 def machine() -> dict[str, object]:
@@ -52,22 +53,6 @@ def machine() -> dict[str, object]:
         "identitydp": __version__,
         "jax": jax.__version__,
     }
-
-
-def made_folder(path) -> pathlib.Path:
-    """Return a folder, made if it is missing; raise `UserError` unless files can be made in it."""
-    folder = pathlib.Path(path).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise _cannot_write(folder, error) from None
-    return folder
-
-
-def _cannot_write(path, error: OSError) -> UserError:
-    return UserError(f"{path}: cannot be written ({error.strerror}); give another --output")
 
 
 def _table(rows) -> str:

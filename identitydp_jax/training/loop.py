@@ -5,15 +5,13 @@ import errno
 import functools
 import itertools
 import math
-import pathlib
-import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from identitydp_jax import sharding
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, writable_folder
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.training import state as states
 from identitydp_jax.training.checkpoint import Checkpoints
@@ -53,7 +51,7 @@ def train(config, workdir, *, profile: bool = False) -> states.TrainState:
       Preempted: SIGTERM came; what is done has been saved, and the same call continues from it.
     """
     check(config)
-    workdir = _made(workdir)
+    workdir = writable_folder(workdir, "--workdir")
     mesh = sharding.make_mesh()
     sharding.check_divisible(config.batch_size, mesh, accumulate=config.accumulate)
     encode, encoder_params = load_encoder(config.encoder)
@@ -158,20 +156,6 @@ def _naming(workdir):
             f"{workdir}: cannot be written ({error.strerror}): stopped; make room and run the same "
             "command to continue from the last checkpoint"
         ) from None
-
-
-def _made(workdir) -> pathlib.Path:
-    """Make the folder if it is missing, and see that files can be made in it."""
-    workdir = pathlib.Path(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"{workdir}: cannot be written ({error.strerror}); give another --workdir"
-        ) from None
-    return workdir
 
 
 def _evaluation(config, encode, batches, mesh):
