@@ -6,17 +6,17 @@ from fractions import Fraction
 import hypothesis
 import hypothesis.extra.numpy
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import released
 import scipy.special
 import scipy.stats
 from hypothesis import strategies as st
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from tiny import keys
 
 from identitydp_jax.checks import UserError
-from identitydp_jax.privacy import chacha, discrete_gaussian, discrete_laplace
+from identitydp_jax.privacy import discrete_gaussian, discrete_laplace
 from identitydp_jax.privacy.discrete_gaussian import (
     SIGMA,
     DiscreteGaussian,
@@ -39,8 +39,13 @@ jitted = jax.jit(lambda rows, keys, arrays: release(rows, key=keys, arrays=array
 jit_quantize = jax.jit(lambda rows, arrays: quantize(rows, arrays=arrays))
 
 
-def keys(n, seed=0):
-    return jax.random.split(chacha.key_from_bytes(bytes([seed]) * 32), n)
+def _with(setting):
+    """Return `release(rows, keys)` with a setting, as it is and jitted."""
+    arrays = setting.arrays()
+    return (
+        lambda rows, keys: release(rows, key=keys, arrays=arrays),
+        lambda rows, keys: jitted(rows, keys, arrays),
+    )
 
 
 def rows(n, seed=0):
@@ -261,31 +266,11 @@ def test_one_program_and_one_table_serve_every_rho():
 
 
 def test_a_row_depends_on_its_own_key_and_input_alone():
-    r, k, arrays = rows(16), keys(16), ONE.arrays()
-    whole = np.asarray(jitted(r, keys(16), arrays))
-    for i in (0, 7, 15):
-        np.testing.assert_array_equal(release(r[i], key=k[i], arrays=arrays), whole[i])
-    order = np.random.default_rng(2).permutation(16)
-    np.testing.assert_array_equal(jitted(r[order], keys(16)[order], arrays), whole[order])
-    stacked = release(r.reshape(2, 2, 4, D), key=keys(16).reshape(2, 2, 4), arrays=arrays)
-    np.testing.assert_array_equal(np.reshape(stacked, (16, D)), whole)
+    released.assert_rows_stand_alone(*_with(ONE), rows(16))
 
 
 def test_vmap_map_and_eight_devices_change_nothing():
-    r, arrays = rows(16), ONE.arrays()
-
-    def one(row, key):
-        return release(row, key=key, arrays=arrays)
-
-    whole = np.asarray(jitted(r, keys(16), arrays))
-    np.testing.assert_array_equal(jax.vmap(one)(r, keys(16)), whole)
-    mapped = jax.jit(lambda r, k: jax.lax.map(lambda pair: one(*pair), (r, k)))
-    np.testing.assert_array_equal(mapped(r, keys(16)), whole)
-    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
-    split = NamedSharding(mesh, PartitionSpec("batch"))
-    sharded = jitted(jax.device_put(r, split), jax.device_put(keys(16), split), arrays)
-    assert len(sharded.sharding.device_set) == 8
-    np.testing.assert_array_equal(sharded, whole)
+    released.assert_same_however_it_is_mapped(*_with(ONE), rows(16))
 
 
 def test_a_known_key_gives_known_codes():
@@ -301,18 +286,7 @@ GOLDEN_SUM = -134584
 
 
 def test_no_floating_point_number_lies_between_the_embedding_and_the_codes():
-    def dtypes(jaxpr):
-        for equation in jaxpr.eqns:
-            yield from (v.aval.dtype for v in equation.outvars)
-            for inner in jax.extend.core.jaxprs_in_params(equation.params):
-                yield from dtypes(inner)
-
-    def released(r, k, arrays):
-        return release(r, key=k, arrays=arrays)
-
-    found = set(dtypes(jax.make_jaxpr(released)(rows(2), keys(2), ONE.arrays()).jaxpr))
-    assert not [dtype for dtype in found if jnp.issubdtype(dtype, jnp.floating)]
-    assert not [d for d in found if jnp.issubdtype(d, jnp.integer) and d.itemsize > 4]
+    released.assert_integers_of_32_bits_at_most(_with(ONE)[0], rows(2))
 
 
 # Mistakes

@@ -6,13 +6,13 @@ from fractions import Fraction
 import hypothesis
 import hypothesis.extra.numpy
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import released
 import scipy.stats
 from hypothesis import strategies as st
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from tiny import keys
 
 from identitydp_jax.privacy import chacha, discrete_laplace
 from identitydp_jax.privacy.discrete_laplace import add_noise, decode, quantize, release
@@ -33,8 +33,13 @@ SMALL = Lattice(
 jitted = jax.jit(lambda rows, keys, lattice: release(rows, key=keys, lattice=lattice))
 
 
-def keys(n, seed=0):
-    return jax.random.split(chacha.key_from_bytes(seed.to_bytes(32, "big")), n)
+def _with(setting):
+    """Return `release(rows, keys)` with a setting, as it is and jitted."""
+    arrays = setting.arrays()
+    return (
+        lambda rows, keys: release(rows, key=keys, lattice=arrays),
+        lambda rows, keys: jitted(rows, keys, arrays),
+    )
 
 
 def rows(n, seed=0):
@@ -337,43 +342,24 @@ def test_other_floats_count_as_float32(dtype):
 
 
 def test_a_row_depends_on_its_own_key_and_input_alone():
-    r, k, arrays = rows(24), keys(24), SIX.arrays()
+    released.assert_rows_stand_alone(*_with(SIX), rows(24))
+    r, arrays = rows(24), SIX.arrays()
     whole = np.asarray(jitted(r, keys(24), arrays))
-    eager = np.asarray(release(r, key=keys(24), lattice=arrays))
-    np.testing.assert_array_equal(eager, whole)
-    for i in (0, 7, 23):
-        np.testing.assert_array_equal(release(r[i], key=k[i], lattice=arrays), whole[i])
-    order = np.random.default_rng(2).permutation(24)
-    np.testing.assert_array_equal(jitted(r[order], keys(24)[order], arrays), whole[order])
+    np.testing.assert_array_equal(release(r, key=keys(24), lattice=arrays), whole)
     np.testing.assert_array_equal(jitted(r[:5], keys(24)[:5], arrays), whole[:5])
     stacked = jitted(r.reshape(2, 3, 4, D), keys(24).reshape(2, 3, 4), arrays)
     np.testing.assert_array_equal(np.reshape(stacked, (24, D)), whole)
 
 
 def test_vmap_map_and_eight_devices_change_nothing():
-    r, arrays = rows(24), SIX.arrays()
-
-    def one(row, key):
-        return release(row, key=key, lattice=arrays)
-
-    whole = np.asarray(jitted(r, keys(24), arrays))
-    np.testing.assert_array_equal(jax.vmap(one)(r, keys(24)), whole)
-    mapped = jax.jit(lambda r, k: jax.lax.map(lambda pair: one(*pair), (r, k)))
-    np.testing.assert_array_equal(mapped(r, keys(24)), whole)
-    for count in (1, 8):
-        mesh = jax.make_mesh(
-            (count,), ("batch",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count]
-        )
-        split = NamedSharding(mesh, PartitionSpec("batch"))
-        sharded = jitted(jax.device_put(r, split), jax.device_put(keys(24), split), arrays)
-        assert len(sharded.sharding.device_set) == count
-        np.testing.assert_array_equal(sharded, whole)
+    released.assert_same_however_it_is_mapped(*_with(SIX), rows(24))
 
 
 def test_a_known_key_gives_known_codes():
     """The same on every machine and with every version: receipts are replayed from it."""
     r = np.arange(-256, 256, dtype=np.float32)[None]
-    codes = np.asarray(release(r, key=keys(1, seed=7), lattice=SIX.arrays()))[0]
+    key = jax.random.split(chacha.key_from_bytes((7).to_bytes(32, "big")), 1)
+    codes = np.asarray(release(r, key=key, lattice=SIX.arrays()))[0]
     assert codes[:4].tolist() == GOLDEN
     assert int(codes.astype(np.int64).sum()) == GOLDEN_SUM
 
@@ -395,18 +381,7 @@ def test_one_program_serves_every_lattice():
 
 
 def test_no_floating_point_number_lies_between_the_embedding_and_the_codes():
-    def dtypes(jaxpr):
-        for equation in jaxpr.eqns:
-            yield from (v.aval.dtype for v in equation.outvars)
-            for inner in jax.extend.core.jaxprs_in_params(equation.params):
-                yield from dtypes(inner)
-
-    def released(r, k, arrays):
-        return release(r, key=k, lattice=arrays)
-
-    found = set(dtypes(jax.make_jaxpr(released)(rows(2), keys(2), SIX.arrays()).jaxpr))
-    assert not [dtype for dtype in found if jnp.issubdtype(dtype, jnp.floating)]
-    assert not [d for d in found if jnp.issubdtype(d, jnp.integer) and d.itemsize > 4]
+    released.assert_integers_of_32_bits_at_most(_with(SIX)[0], rows(2))
 
 
 # Keys and shapes
