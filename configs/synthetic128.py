@@ -1,4 +1,4 @@
-"""The model that ships: 128 px, eighth width, trained on faces of nobody.
+"""The model that ships: 128 px, quarter width, trained on faces of nobody.
 
     identitydp train --config configs/synthetic128.py --workdir runs/synthetic128 \\
         --export synthetic128.safetensors
@@ -22,6 +22,8 @@ def get_config():
     config.pool = 5000
     config.refresh = 0
     config.held_out = 32
+    # So many faces are measured first, to know what the identities of people are like.
+    config.population = 4096
     # Augments the faces; takes up to this share of fine detail from what the encoder sees.
     config.augmentation = True
     config.softening = 1.0
@@ -30,7 +32,8 @@ def get_config():
     config.network = ml_collections.ConfigDict(
         {
             "resolution": 128,
-            "width": 0.125,
+            "width": 0.25,
+            "widest": 512,
             "attribute_kernel": 1,
             "mask": "one",
             "norm": "batch",
@@ -40,21 +43,21 @@ def get_config():
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 0.25})
 
     config.mixture = ml_collections.ConfigDict(
-        {"same": 0.2, "other": 0.3, "noised": 0.25, "epsilon": (50.0, 10000.0)}
+        {"same": 0.1, "twin": 0.5, "other": 0.1, "noised": 0.2, "epsilon": (50.0, 10000.0)}
     )
     config.loss = ml_collections.ConfigDict(
         {
             "kind": "hinge",
             "reduction": "mean",
-            "adversarial": 2.0,
-            "identity": 2.0,
+            "adversarial": 1.0,
+            "identity": 3.0,
             "attributes": 10.0,
             "reconstruction": 50.0,
-            # Beyond the paper: the share of L_rec outside the face where the identity changes,
-            # and the weights of the terms for colour and for what leaks of the original.
-            "background": 1.0,
-            "leak": 6.0,
-            "colour": 200.0,
+            # Beyond the paper: the discriminator's features where the truth is known, what leaks
+            # of the original, and colours.
+            "texture": 10.0,
+            "leak": 2.0,
+            "colour": 50.0,
         }
     )
     config.learning_rate = 4e-4

@@ -13,6 +13,7 @@ from identitydp_jax.models.aeinet import AEIConfig, AEINet
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float, to_uint8
+from identitydp_jax.models.population import transport
 from identitydp_jax.privacy.mechanism import decode, release
 from identitydp_jax.privacy.setting import PrivacySetting
 from identitydp_jax.sharding import map_rows
@@ -75,7 +76,8 @@ def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np
     Raises:
       UserError: the faces have another shape or dtype, or the keys are not one per face.
     """
-    return draw_faces(model, faces, release_faces(model, faces, keys=keys, setting=setting))
+    codes = release_faces(model, faces, keys=keys, setting=setting)
+    return draw_faces(model, faces, codes, setting=setting)
 
 
 def release_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.ndarray:
@@ -93,13 +95,18 @@ def release_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.n
     return map_rows(_releasing(model.encode, setting.mechanism), params, faces, keys)
 
 
-def draw_faces(model: Model, faces, codes) -> np.ndarray:
+def draw_faces(model: Model, faces, codes, *, setting: PrivacySetting) -> np.ndarray:
     """Draw aligned faces with other identities, stage III.
+
+    The codes are moved to where the identities of people are, as far as the setting's noise moved
+    them away, see `models.population`: post-processing. What lies outside the region that is pasted
+    (`models.face_region`) is drawn too, and of no use.
 
     Args:
       model: from `load_model`.
       faces: uint8 sRGB (N, R, R, 3), for their attributes.
-      codes: int32 (N, 512), of `release_faces` or remembered by a ledger.
+      codes: int32 (N, D), of `release_faces` or remembered by a ledger.
+      setting: that they were released with.
 
     Returns:
       uint8 sRGB (N, R, R, 3).
@@ -108,7 +115,17 @@ def draw_faces(model: Model, faces, codes) -> np.ndarray:
       UserError: the faces have another shape or dtype.
     """
     _check_faces(model, faces)
-    return map_rows(_drawing(model.config), model.params["network"], faces, codes)
+    params = {"network": model.params["network"], "cosine": np.float32(setting.expected_cosine)}
+    return map_rows(_drawing(model.config), params, faces, codes)
+
+
+def target_identities(model: Model, codes, *, setting: PrivacySetting) -> np.ndarray:
+    """Return the identities (N, D), unit L2, that `draw_faces` asks the generator for."""
+    params = {
+        "population": model.params["network"]["population"],
+        "cosine": np.float32(setting.expected_cosine),
+    }
+    return map_rows(_moved, params, codes)
 
 
 def embed_faces(model: Model, faces) -> np.ndarray:
@@ -148,9 +165,15 @@ def _drawing(config):
     net = AEINet(config)
 
     def draw(params, faces, codes):
-        return to_uint8(net.apply(params, to_float(faces), decode(codes)))
+        population = params["network"]["population"]
+        target = _moved({"population": population, "cosine": params["cosine"]}, codes)
+        return to_uint8(net.apply(params["network"], to_float(faces), target))
 
     return draw
+
+
+def _moved(params, codes):
+    return transport(params["population"], decode(codes), cosine=params["cosine"])
 
 
 @functools.cache

@@ -152,7 +152,7 @@ class IdentityDP:
 
     def draw_codes(self, aligned: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Draw the faces with the identities of codes; see `faces.draw_faces`."""
-        return faces.draw_faces(self.model, aligned, codes)
+        return faces.draw_faces(self.model, aligned, codes, setting=self.setting)
 
     def draw(self, aligned: np.ndarray, *, keys) -> np.ndarray:
         """Replace aligned faces by `faces.anonymize_faces`, with its guarantee."""

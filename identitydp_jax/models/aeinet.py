@@ -26,6 +26,7 @@ class AEIConfig:
     Attributes:
       resolution: side of the square face in pixels: 64, 128, 256 or 512.
       width: multiplies every channel count.
+      widest: the most channels of a layer, before they are multiplied.
       attribute_kernel: size of the convolutions that read attribute maps and draw masks, 1 or 3.
       mask: `"one"` attention channel for all features or one per `"channel"`.
       norm: normalisation of the AAD layers, `"instance"` or `"batch"`.
@@ -35,6 +36,7 @@ class AEIConfig:
 
     resolution: int = 256
     width: float = 1.0
+    widest: int = 1024
     attribute_kernel: int = 1
     mask: str = "one"
     norm: str = "instance"
@@ -46,6 +48,7 @@ class AEIConfig:
         if self.resolution not in (64, 128, 256, 512):
             raise UserError(f"resolution is {self.resolution}: choose 64, 128, 256 or 512")
         positive("width", self.width)
+        positive("widest", self.widest)
         if self.attribute_kernel not in (1, 3):
             raise UserError(f"attribute_kernel is {self.attribute_kernel}: choose 1 or 3")
         one_of("mask", self.mask, ("one", "channel"))
@@ -90,7 +93,7 @@ class AttributeEncoder(nn.Module):
     def __call__(self, faces, *, train: bool):
         """Map faces (N, R, R, 3) in [-1, 1] to `levels + 1` maps of sides 2, 4, ..., R."""
         config = self.config
-        widths = [config.channels(min(32 * 2**i, 1024)) for i in range(config.levels)]
+        widths = [config.channels(min(32 * 2**i, config.widest)) for i in range(config.levels)]
         x, skips = faces, []
         for i, features in enumerate(widths):
             x = Conv(features, 4, 2, 1, use_bias=False, name=f"down{i}")(x)
@@ -170,10 +173,10 @@ class Generator(nn.Module):
         """Map unit identities (N, D) and the encoder's maps to faces (N, R, R, 3) in [-1, 1]."""
         config = self.config
         blocks = config.levels + 1
-        # Read from the last block back: 3, 64, 128, ... up to 1024.
-        widths = [config.channels(min(64 * 2**i, 1024)) for i in range(blocks)]
+        # Read from the last block back: 3, 64, 128, ... up to the widest.
+        widths = [config.channels(min(64 * 2**i, config.widest)) for i in range(blocks)]
         widths = [3, *widths][:blocks][::-1]
-        lift = config.channels(1024)
+        lift = config.channels(config.widest)
         # A unit vector of D entries has entries near D^-1/2; dense layers start best at 1.
         identity = identity * math.sqrt(config.identity_dimension)
         h = nn.Dense(4 * lift, dtype=identity.dtype, name="lift")(identity).reshape(-1, 2, 2, lift)

@@ -16,6 +16,7 @@ import safetensors.numpy
 
 from identitydp_jax.checks import UserError
 from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
+from identitydp_jax.models.population import zeros
 
 # Models that ship with the package, by name.
 SHIPPED = {"default": pathlib.Path(__file__).parent / "shipped" / "synthetic128.safetensors"}
@@ -27,7 +28,7 @@ class NetworkFile:
 
     Attributes:
       config: shape of the network.
-      variables: `params` and `batch_stats`, float32.
+      variables: `params`, `batch_stats` and `population`, float32.
       encoder: name or path of the identity encoder that it was trained with.
       sha256: hexadecimal digest of the file.
     """
@@ -81,7 +82,8 @@ def load(name_or_path="default") -> NetworkFile:
             metadata = file.metadata() or {}
         config = AEIConfig(**json.loads(metadata["config"]))
         encoder = metadata["encoder"]
-        expected = jax.tree.map(lambda leaf: leaf.shape, variable_shapes(config))
+        expected = {**variable_shapes(config), "population": zeros(config.identity_dimension)}
+        expected = jax.tree.map(lambda leaf: leaf.shape, expected)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, UserError):
         raise UserError(f"{path}: not a model file of `identitydp train --export`") from None
     flat = {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()}

@@ -53,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
                 print(f"identitydp: {stopped}", file=sys.stderr, flush=True)
             return processes.PREEMPTED_STATUS
         if args.export:
-            average, steps = on_host(state.average), int(state.step)
+            variables, steps = on_host(state.variables), int(state.step)
             if jax.process_index() == 0:
-                export(args.export, config, average, steps=steps, command=args.line)
+                export(args.export, config, variables, steps=steps, command=args.line)
     return 0
 
 

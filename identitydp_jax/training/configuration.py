@@ -9,12 +9,12 @@ import pathlib
 from identitydp_jax.checks import UserError, one_of, positive
 
 _COUNTS = ("batch_size", "accumulate", "steps", "log_every", "checkpoint_every", "keep", "held_out",
-           "pool", "freeze_statistics_at", "discriminator.layers")  # fmt: skip
+           "pool", "population", "freeze_statistics_at", "discriminator.layers")  # fmt: skip
 _YES_OR_NO = ("augmentation", "fsdp", "remat")
 _COMPUTE = ("float32", "bfloat16")
-_SHARES = ("mixture.same", "mixture.other", "mixture.noised")
+_SHARES = ("mixture.same", "mixture.twin", "mixture.other", "mixture.noised")
 _WEIGHTS = ("loss.adversarial", "loss.identity", "loss.attributes", "loss.reconstruction",
-            "loss.background", "loss.leak", "loss.colour")  # fmt: skip
+            "loss.texture", "loss.leak", "loss.colour")  # fmt: skip
 _SEED_LIMIT = 2**32  # `jax.random.key` drops higher bits: two seeds would give the same run
 
 

@@ -64,6 +64,20 @@ def reconstruction(drawn, faces, weight, reduction: str):
     return 0.5 * per_face.mean()
 
 
+def texture(drawn, truth, weight):
+    """Mean absolute difference of the discriminator's features (pix2pixHD, equation 4), per row.
+
+    Args:
+      drawn, truth: lists of feature maps (N, S, S, C) of X^ and of what it should be.
+      weight: (N,), 0 where the truth is not known.
+    """
+
+    def each(a, b):
+        return (weight * jnp.abs(a - b).mean((1, 2, 3))).mean()
+
+    return _mean(each(a, b) for a, b in zip(drawn, truth, strict=True))
+
+
 def colour(drawn, faces):
     """Half the mean squared difference of 8x8 block means: light and colours, no features."""
 

@@ -9,21 +9,31 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from identitydp_jax.models import population
 from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
 from identitydp_jax.models.discriminator import Discriminator
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Parameters, running statistics, their average, and the optimizers' second moments."""
+    """Parameters, running statistics, their average, and the optimizers' second moments.
+
+    `population` is what `models.population.measure` says of the faces that are trained on.
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     average: Any
+    population: Any
     discriminator: Any
     optimizer: Any
     discriminator_optimizer: Any
+
+    @property
+    def variables(self) -> dict:
+        """What draws faces in use: averaged parameters, statistics, and the population."""
+        return {**self.average, "population": self.population}
 
 
 def network_config(config) -> AEIConfig:
@@ -77,6 +87,7 @@ def _assembled(config, params, discriminator, batch_stats) -> TrainState:
         params=params,
         batch_stats=batch_stats,
         average=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}),
+        population=population.zeros(network_config(config).identity_dimension),
         discriminator=discriminator,
         optimizer=transform.init(params),
         discriminator_optimizer=transform.init(discriminator),
