@@ -38,6 +38,7 @@ def get_config():
             "mask": "one",
             "norm": "batch",
             "output": "tanh",
+            "attribute_resolution": 32,
         }
     )
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 0.25})
@@ -57,7 +58,7 @@ def get_config():
             # of the original, and colours.
             "texture": 10.0,
             "leak": 2.0,
-            "colour": 50.0,
+            "colour": 100.0,
         }
     )
     config.learning_rate = 4e-4

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from identitydp_jax.checks import UserError, one_of, positive
+from identitydp_jax.models.face_region import blend, features_region
 from identitydp_jax.models.layers import Conv, at_least_float32, double, instance_norm
 
 STATISTICS_MOMENTUM = 0.98  # of the running batch-norm statistics, per training step
@@ -32,6 +33,9 @@ class AEIConfig:
       norm: normalisation of the AAD layers, `"instance"` or `"batch"`.
       output: last activation, `"tanh"` or `"sigmoid"` (rescaled to [-1, 1]).
       identity_dimension: length of the identity embedding.
+      attribute_resolution: side in pixels, a power of two, at which the attribute encoder sees what
+        is inside `models.face_region.features_region`: enough for pose, expression and light, and
+        little of whose features they are. From `resolution` on it sees all, as the paper's does.
     """
 
     resolution: int = 256
@@ -42,6 +46,7 @@ class AEIConfig:
     norm: str = "instance"
     output: str = "tanh"
     identity_dimension: int = _DIMENSION
+    attribute_resolution: int = 1024
 
     def __post_init__(self):
         """Raise `UserError` on a value that no network has."""
@@ -54,6 +59,7 @@ class AEIConfig:
         one_of("mask", self.mask, ("one", "channel"))
         one_of("norm", self.norm, ("instance", "batch"))
         one_of("output", self.output, ("tanh", "sigmoid"))
+        one_of("attribute_resolution", self.attribute_resolution, (8, 16, 32, 64, 128, 256, 1024))
 
     @property
     def levels(self) -> int:
@@ -207,6 +213,10 @@ class AEINet(nn.Module):
 
     def attributes(self, faces, *, train: bool = False):
         """Attribute maps of faces (N, R, R, 3) in [-1, 1]."""
+        side = self.config.resolution
+        if self.config.attribute_resolution < side:
+            coarse = _coarse(faces, side // self.config.attribute_resolution)
+            faces = blend(faces, coarse, features_region(side))
         return self.encoder(faces, train=train)
 
     def draw(self, identity, attributes, *, train: bool = False):
@@ -216,6 +226,16 @@ class AEINet(nn.Module):
     def __call__(self, faces, identity, *, train: bool = False):
         """Draw the faces again with another identity."""
         return self.draw(identity, self.attributes(faces, train=train), train=train)
+
+
+def _coarse(faces, factor: int):
+    """Reduce faces (N, R, R, 3) by area, `factor` a power of two, and enlarge them bilinearly."""
+    n, side, _, channels = faces.shape
+    blocks = (n, side // factor, factor, side // factor, factor, channels)
+    faces = faces.reshape(blocks).mean((2, 4))
+    while faces.shape[1] < side:
+        faces = double(faces)
+    return faces
 
 
 def variable_shapes(config: AEIConfig):
