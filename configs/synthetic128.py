@@ -44,24 +44,25 @@ def get_config():
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 0.25})
 
     config.mixture = ml_collections.ConfigDict(
-        {"same": 0.1, "twin": 0.5, "other": 0.1, "noised": 0.2, "epsilon": (50.0, 10000.0)}
+        {"same": 0.15, "twin": 0.65, "other": 0.05, "noised": 0.1, "epsilon": (50.0, 10000.0)}
     )
     config.loss = ml_collections.ConfigDict(
         {
             "kind": "hinge",
             "reduction": "mean",
-            "adversarial": 1.0,
-            "identity": 3.0,
-            "attributes": 10.0,
-            "reconstruction": 50.0,
+            "adversarial": 0.5,
+            "identity": 1.5,
+            "attributes": 5.0,
+            "reconstruction": 200.0,
             # Beyond the paper: the discriminator's features where the truth is known, what leaks
             # of the original, and colours.
             "texture": 10.0,
-            "leak": 2.0,
+            "leak": 1.0,
             "colour": 100.0,
         }
     )
-    config.learning_rate = 4e-4
+    config.learning_rate = 8e-4
+    config.momentum = 0.5  # Adam's first beta
     config.average_decay = 0.998
     # From this step on batch norm uses fixed statistics of 1,024 faces, as it does in use: those of
     # small batches tell the network about the other faces, which an anonymized photo lacks.

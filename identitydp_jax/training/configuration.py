@@ -49,7 +49,7 @@ def check(config) -> None:
     values = dict(_leaves(config))
     choices = {"loss.kind": losses.KINDS, "loss.reduction": losses.REDUCTIONS, "compute": _COMPUTE}
     needed = (*_COUNTS, *_YES_OR_NO, *_SHARES, *_WEIGHTS, *choices, "refresh", "seed", "data",
-              "encoder", "learning_rate", "frozen_rate", "average_decay", "softening",
+              "encoder", "learning_rate", "frozen_rate", "average_decay", "softening", "momentum",
               "mixture.epsilon", "network.resolution", "discriminator.width")  # fmt: skip
     for name in needed:
         if name not in values:
@@ -86,8 +86,9 @@ def check(config) -> None:
         raise UserError(f"mixture.epsilon is {(low, high)}: give the lower bound first")
     for name in ("learning_rate", "discriminator.width"):
         positive(name, values[name])
-    if not 0 <= values["average_decay"] < 1:
-        raise UserError(f"average_decay is {values['average_decay']}: give a number in [0, 1)")
+    for name in ("average_decay", "momentum"):
+        if not 0 <= values[name] < 1:
+            raise UserError(f"{name} is {values[name]}: give a number in [0, 1)")
     if not 0 <= values["softening"] <= 1:
         raise UserError(f"softening is {values['softening']}: give a number from 0 to 1")
     if not 0 <= values["seed"] < _SEED_LIMIT:

@@ -16,7 +16,7 @@ from identitydp_jax.models.discriminator import Discriminator
 
 @flax.struct.dataclass
 class TrainState:
-    """Parameters, running statistics, their average, and the optimizers' second moments.
+    """Parameters, running statistics, their average, and the optimizers' moments.
 
     `population` is what `models.population.measure` says of the faces that are trained on.
     """
@@ -47,15 +47,12 @@ def discriminator_network(config) -> Discriminator:
 
 
 def optimizer(config) -> optax.GradientTransformation:
-    """Adam with the paper's betas, 0 and 0.999; slower once the statistics are frozen.
-
-    Without momentum Adam's first moment is the gradient itself, so only the second is kept.
-    """
+    """Adam with betas `config.momentum` (the paper: 0) and 0.999; slower once statistics freeze."""
     rate = optax.piecewise_constant_schedule(
         config.learning_rate, {config.freeze_statistics_at: config.frozen_rate}
     )
     return optax.chain(
-        optax.scale_by_rms(decay=0.999, eps=1e-8, eps_in_sqrt=False, bias_correction=True),
+        optax.scale_by_adam(b1=config.momentum, b2=0.999),
         optax.scale_by_learning_rate(rate),
     )
 
