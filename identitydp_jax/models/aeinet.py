@@ -18,6 +18,9 @@ from identitydp_jax.models.layers import Conv, at_least_float32, double, instanc
 
 STATISTICS_MOMENTUM = 0.98  # of the running batch-norm statistics, per training step
 _DIMENSION = 512
+# Adam moves the output of a dense layer by its rate times the sum of the inputs' sizes: with 512 of
+# size 1 what one batch happened to need is on every face of the next, as a cast of colour.
+_IDENTITY_SCALE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +186,8 @@ class Generator(nn.Module):
         widths = [config.channels(min(64 * 2**i, config.widest)) for i in range(blocks)]
         widths = [3, *widths][:blocks][::-1]
         lift = config.channels(config.widest)
-        # A unit vector of D entries has entries near D^-1/2; dense layers start best at 1.
-        identity = identity * math.sqrt(config.identity_dimension)
+        # A unit vector of D entries has entries near D^-1/2; see `_IDENTITY_SCALE`.
+        identity = identity * (_IDENTITY_SCALE * math.sqrt(config.identity_dimension))
         h = nn.Dense(4 * lift, dtype=identity.dtype, name="lift")(identity).reshape(-1, 2, 2, lift)
         # `train`, counted from the module itself, is no array.
         block = nn.remat(AADBlock, static_argnums=(4,)) if self.remat else AADBlock
