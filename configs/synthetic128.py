@@ -36,23 +36,23 @@ def get_config():
             "widest": 512,
             "attribute_kernel": 1,
             "mask": "one",
-            "norm": "batch",
+            "norm": "pixel",
             "output": "tanh",
-            "attribute_resolution": 32,
+            "attribute_resolution": 16,
         }
     )
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 0.25})
 
     config.mixture = ml_collections.ConfigDict(
-        {"same": 0.15, "twin": 0.65, "other": 0.05, "noised": 0.1, "epsilon": (50.0, 10000.0)}
+        {"same": 0.3, "twin": 0.5, "other": 0.05, "noised": 0.1, "epsilon": (50.0, 10000.0)}
     )
     config.loss = ml_collections.ConfigDict(
         {
             "kind": "hinge",
             "reduction": "mean",
             "adversarial": 0.5,
-            "identity": 1.5,
-            "attributes": 5.0,
+            "identity": 2.0,
+            "attributes": 2.0,
             "reconstruction": 200.0,
             # Beyond the paper: the discriminator's features where the truth is known, what leaks
             # of the original, and colours.

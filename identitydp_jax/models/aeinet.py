@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from identitydp_jax.checks import UserError, one_of, positive
 from identitydp_jax.models.face_region import blend, features_region
-from identitydp_jax.models.layers import Conv, at_least_float32, double, instance_norm
+from identitydp_jax.models.layers import Conv, at_least_float32, double, normalise
 
 STATISTICS_MOMENTUM = 0.98  # of the running batch-norm statistics, per training step
 _DIMENSION = 512
@@ -33,7 +33,8 @@ class AEIConfig:
       widest: the most channels of a layer, before they are multiplied.
       attribute_kernel: size of the convolutions that read attribute maps and draw masks, 1 or 3.
       mask: `"one"` attention channel for all features or one per `"channel"`.
-      norm: normalisation of the AAD layers, `"instance"` or `"batch"`.
+      norm: normalisation of the AAD layers, `"instance"`, `"batch"` or `"pixel"`: over the channels
+        of every pixel, so that no spike grows from layer to layer.
       output: last activation, `"tanh"` or `"sigmoid"` (rescaled to [-1, 1]).
       identity_dimension: length of the identity embedding.
       attribute_resolution: side in pixels, a power of two, at which the attribute encoder sees what
@@ -60,7 +61,7 @@ class AEIConfig:
         if self.attribute_kernel not in (1, 3):
             raise UserError(f"attribute_kernel is {self.attribute_kernel}: choose 1 or 3")
         one_of("mask", self.mask, ("one", "channel"))
-        one_of("norm", self.norm, ("instance", "batch"))
+        one_of("norm", self.norm, ("instance", "batch", "pixel"))
         one_of("output", self.output, ("tanh", "sigmoid"))
         one_of("attribute_resolution", self.attribute_resolution, (8, 16, 32, 64, 128, 256, 1024))
 
@@ -130,7 +131,7 @@ class AADLayer(nn.Module):
         if config.norm == "batch":
             h = BatchNorm(affine=False, name="norm")(h, train=train)
         else:
-            h = instance_norm(h)
+            h = normalise(h, (1, 2) if config.norm == "instance" else -1)
         att = Conv(2 * features, size, padding=size // 2, name="attribute")(attribute)
         gamma_att, beta_att = jnp.split(att, 2, axis=-1)
         # From zero: random identities would otherwise begin as random casts of colour, in as many

@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 
-from identitydp_jax.models.layers import Conv, average_pool, instance_norm
+from identitydp_jax.models.layers import Conv, average_pool, normalise
 
 
 class PatchDiscriminator(nn.Module):
@@ -21,7 +21,7 @@ class PatchDiscriminator(nn.Module):
             normalised = i > 0
             x = Conv(features, 4, stride, 2, use_bias=not normalised, name=f"conv{i}")(x)
             if normalised:
-                x = instance_norm(x)
+                x = normalise(x, (1, 2))
             x = nn.leaky_relu(x, 0.2)
             features_of.append(x)
         return Conv(1, 4, 1, 2, name="score")(x), features_of
