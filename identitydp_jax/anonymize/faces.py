@@ -77,7 +77,7 @@ def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np
       UserError: the faces have another shape or dtype, or the keys are not one per face.
     """
     codes = release_faces(model, faces, keys=keys, setting=setting)
-    return draw_faces(model, faces, codes, setting=setting)
+    return draw_faces(model, faces, target_identities(model, codes, setting=setting))
 
 
 def release_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.ndarray:
@@ -95,18 +95,16 @@ def release_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.n
     return map_rows(_releasing(model.encode, setting.mechanism), params, faces, keys)
 
 
-def draw_faces(model: Model, faces, codes, *, setting: PrivacySetting) -> np.ndarray:
+def draw_faces(model: Model, faces, identities) -> np.ndarray:
     """Draw aligned faces with other identities, stage III.
 
-    The codes are moved to where the identities of people are, as far as the setting's noise moved
-    them away, see `models.population`: post-processing. What lies outside the region that is pasted
-    (`models.face_region`) is drawn too, and of no use.
+    What lies outside the region that is pasted (`models.face_region`) is drawn too, and of no use.
 
     Args:
       model: from `load_model`.
       faces: uint8 sRGB (N, R, R, 3), for their attributes.
-      codes: int32 (N, D), of `release_faces` or remembered by a ledger.
-      setting: that they were released with.
+      identities: float32 (N, D), unit L2, of `target_identities`; or embeddings of other faces,
+        which no noise protects.
 
     Returns:
       uint8 sRGB (N, R, R, 3).
@@ -115,12 +113,20 @@ def draw_faces(model: Model, faces, codes, *, setting: PrivacySetting) -> np.nda
       UserError: the faces have another shape or dtype.
     """
     _check_faces(model, faces)
-    params = {"network": model.params["network"], "cosine": np.float32(setting.expected_cosine)}
-    return map_rows(_drawing(model.config), params, faces, codes)
+    return map_rows(_drawing(model.config), model.params["network"], faces, identities)
 
 
 def target_identities(model: Model, codes, *, setting: PrivacySetting) -> np.ndarray:
-    """Return the identities (N, D), unit L2, that `draw_faces` asks the generator for."""
+    """Return the identities float32 (N, D), unit L2, that the generator is asked for.
+
+    Noised identities are moved to where those of people are, as far as the setting's noise moved
+    them away, see `models.population`: post-processing.
+
+    Args:
+      model: from `load_model`.
+      codes: int32 (N, D), of `release_faces` or remembered by a ledger.
+      setting: that they were released with.
+    """
     params = {
         "population": model.params["network"]["population"],
         "cosine": np.float32(setting.expected_cosine),
@@ -164,10 +170,8 @@ def _releasing(encode, mechanism):
 def _drawing(config):
     net = AEINet(config)
 
-    def draw(params, faces, codes):
-        population = params["network"]["population"]
-        target = _moved({"population": population, "cosine": params["cosine"]}, codes)
-        return to_uint8(net.apply(params["network"], to_float(faces), target))
+    def draw(variables, faces, identities):
+        return to_uint8(net.apply(variables, to_float(faces), identities))
 
     return draw
 

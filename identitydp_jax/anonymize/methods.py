@@ -152,7 +152,8 @@ class IdentityDP:
 
     def draw_codes(self, aligned: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Draw the faces with the identities of codes; see `faces.draw_faces`."""
-        return faces.draw_faces(self.model, aligned, codes, setting=self.setting)
+        identities = faces.target_identities(self.model, codes, setting=self.setting)
+        return faces.draw_faces(self.model, aligned, identities)
 
     def draw(self, aligned: np.ndarray, *, keys) -> np.ndarray:
         """Replace aligned faces by `faces.anonymize_faces`, with its guarantee."""
@@ -246,16 +247,20 @@ def replace(method: Method, frames: np.ndarray, *, keys) -> np.ndarray:
       keys: N typed ChaCha20 keys, one per face.
 
     Returns:
-      uint8 sRGB (N, 256, 256, 3): the method's faces, pasted under the feathered mask.
+      uint8 sRGB (N, 256, 256, 3): the method's faces, pasted in the region of the face.
 
     Raises:
       UserError: the frames have another shape or dtype, or the keys are not one per face.
     """
     _check_aligned(frames, alignment.FRAME)
-    drawn = method.draw(fit(frames, method.resolution), keys=keys)
+    return paste_back(frames, method.draw(fit(frames, method.resolution), keys=keys))
+
+
+def paste_back(frames: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Return frames uint8 (N, 256, 256, 3) with their faces replaced by uint8 (N, R, R, 3)."""
     result = frames.copy()
     for frame, face in zip(result, drawn, strict=True):
-        compositing.paste(frame, face[None], _scaling(method.resolution)[None])
+        compositing.paste(frame, face[None], _scaling(len(face))[None])
     return result
 
 

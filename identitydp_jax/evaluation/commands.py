@@ -15,6 +15,7 @@ _PROTOCOLS = {
     "quality": "LPIPS, FID, drift of landmarks, pose and expression",
     "lfw": "true accept rate of original against anonymized photos (Table III)",
     "sweep": "everything against epsilon (figures 4 to 6)",
+    "identity": "does the face obey its identity, do two keys give two people",
     "mechanisms": "cosine and recognition of the noised embedding, by mechanism and epsilon",
     "overhead": "time per image and stage (section V-H)",
     "parrot": "attack: a recogniser trained on anonymized faces",
