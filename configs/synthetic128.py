@@ -28,6 +28,8 @@ def get_config():
     config.augmentation = True
     config.softening = 1.0
     config.encoder = "w600k_mbf"
+    # A model file to start from, as far as its layers are the same; "" starts from nothing.
+    config.initial = ""
 
     config.network = ml_collections.ConfigDict(
         {
@@ -39,6 +41,7 @@ def get_config():
             "norm": "pixel",
             "output": "tanh",
             "attribute_resolution": 16,
+            "drawn": 128,
         }
     )
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 0.25})

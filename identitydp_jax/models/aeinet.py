@@ -20,7 +20,7 @@ STATISTICS_MOMENTUM = 0.98  # of the running batch-norm statistics, per training
 _DIMENSION = 512
 # Adam moves the output of a dense layer by its rate times the sum of the inputs' sizes: with 512 of
 # size 1 what one batch happened to need is on every face of the next, as a cast of colour.
-_IDENTITY_SCALE = 0.2
+_IDENTITY_SCALE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,9 @@ class AEIConfig:
       attribute_resolution: side in pixels, a power of two, at which the attribute encoder sees what
         is inside `models.face_region.features_region`: enough for pose, expression and light, and
         little of whose features they are. From `resolution` on it sees all, as the paper's does.
+      drawn: side in pixels, a power of two, up to which faces are drawn; a lower one than
+        `resolution` leaves out the finer layers and enlarges what comes out, to learn what is
+        coarse in less time. `training.state.create` starts the whole network from such a one.
     """
 
     resolution: int = 256
@@ -51,6 +54,7 @@ class AEIConfig:
     output: str = "tanh"
     identity_dimension: int = _DIMENSION
     attribute_resolution: int = 1024
+    drawn: int = 1024
 
     def __post_init__(self):
         """Raise `UserError` on a value that no network has."""
@@ -63,12 +67,18 @@ class AEIConfig:
         one_of("mask", self.mask, ("one", "channel"))
         one_of("norm", self.norm, ("instance", "batch", "pixel"))
         one_of("output", self.output, ("tanh", "sigmoid"))
-        one_of("attribute_resolution", self.attribute_resolution, (8, 16, 32, 64, 128, 256, 1024))
+        for name in ("attribute_resolution", "drawn"):
+            one_of(name, getattr(self, name), (8, 16, 32, 64, 128, 256, 1024))
 
     @property
     def levels(self) -> int:
         """Number of halvings from the face to the 2x2 bottleneck."""
         return int(math.log2(self.resolution)) - 1
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks that draw, one for every doubling from 2x2 on."""
+        return int(math.log2(min(self.drawn, self.resolution)))
 
     def channels(self, count: int) -> int:
         """Scale a full-width channel count by `width`, at least 1."""
@@ -101,7 +111,7 @@ class AttributeEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, faces, *, train: bool):
-        """Map faces (N, R, R, 3) in [-1, 1] to `levels + 1` maps of sides 2, 4, ..., R."""
+        """Map faces (N, R, R, 3) in [-1, 1] to `blocks` maps of sides 2, 4, 8, ..."""
         config = self.config
         widths = [config.channels(min(32 * 2**i, config.widest)) for i in range(config.levels)]
         x, skips = faces, []
@@ -111,11 +121,11 @@ class AttributeEncoder(nn.Module):
             x = nn.leaky_relu(x, 0.1)
             skips.append(x)
         maps = [skips.pop()]
-        for i, skip in enumerate(reversed(skips)):
+        for i, skip in enumerate(skips[::-1][: config.blocks - 1]):
             x = Conv(skip.shape[-1], 4, use_bias=False, transpose=True, name=f"up{i}")(maps[-1])
             x = BatchNorm(name=f"up{i}_norm")(x, train=train)
             maps.append(jnp.concatenate([nn.leaky_relu(x, 0.1), skip], axis=-1))
-        return [*maps, double(maps[-1])]
+        return maps if len(maps) == config.blocks else [*maps, double(maps[-1])]
 
 
 class AADLayer(nn.Module):
@@ -182,10 +192,9 @@ class Generator(nn.Module):
     def __call__(self, identity, attributes, *, train: bool):
         """Map unit identities (N, D) and the encoder's maps to faces (N, R, R, 3) in [-1, 1]."""
         config = self.config
-        blocks = config.levels + 1
         # Read from the last block back: 3, 64, 128, ... up to the widest.
-        widths = [config.channels(min(64 * 2**i, config.widest)) for i in range(blocks)]
-        widths = [3, *widths][:blocks][::-1]
+        widths = [config.channels(min(64 * 2**i, config.widest)) for i in range(config.levels)]
+        widths = [3, *widths][::-1][: config.blocks]
         lift = config.channels(config.widest)
         # A unit vector of D entries has entries near D^-1/2; see `_IDENTITY_SCALE`.
         identity = identity * (_IDENTITY_SCALE * math.sqrt(config.identity_dimension))
@@ -194,7 +203,11 @@ class Generator(nn.Module):
         block = nn.remat(AADBlock, static_argnums=(4,)) if self.remat else AADBlock
         for i, (features, attribute) in enumerate(zip(widths, attributes, strict=True)):
             h = block(config, features, name=f"block{i}")(h, attribute, identity, train)
-            if i + 1 < blocks:
+            if i + 1 < config.blocks:
+                h = double(h)
+        if config.blocks <= config.levels:
+            h = Conv(3, name="head")(h)
+            while h.shape[1] < config.resolution:
                 h = double(h)
         return jnp.tanh(h) if config.output == "tanh" else 2 * nn.sigmoid(h) - 1
 

@@ -4,12 +4,14 @@ import functools
 from typing import Any
 
 import flax.struct
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from identitydp_jax.models import population
+from identitydp_jax.checks import UserError
+from identitydp_jax.models import population, pretrained
 from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
 from identitydp_jax.models.discriminator import Discriminator
 
@@ -63,9 +65,26 @@ def shapes(config) -> TrainState:
 
 
 def create(config) -> TrainState:
-    """Initialise a state from `config.seed` on the host, leaf by leaf, compiling no network."""
+    """Initialise a state on the host, leaf by leaf, compiling no network.
+
+    Values are drawn from `config.seed`; layers that the model file `config.initial` has too, of the
+    same name and shape, start from there.
+
+    Raises:
+      UserError: `config.initial` can't be read, or was trained with another encoder.
+    """
     rng = np.random.default_rng(config.seed)
-    return _assembled(config, *(_initial(tree, rng) for tree in _network_shapes(config)))
+    params, discriminator, batch_stats = (_initial(tree, rng) for tree in _network_shapes(config))
+    if config.initial:
+        start = pretrained.load(config.initial)
+        if start.encoder != config.encoder:
+            raise UserError(
+                f"initial is {config.initial}: it was trained with {start.encoder}, this run is to"
+                f" use {config.encoder}; give a model of the same encoder"
+            )
+        params = _taken_over(params, start.variables["params"])
+        batch_stats = _taken_over(batch_stats, start.variables["batch_stats"])
+    return _assembled(config, params, discriminator, batch_stats)
 
 
 def _network_shapes(config):
@@ -89,6 +108,17 @@ def _assembled(config, params, discriminator, batch_stats) -> TrainState:
         optimizer=transform.init(params),
         discriminator_optimizer=transform.init(discriminator),
     )
+
+
+def _taken_over(tree, start):
+    """Return `tree` with the leaves that `start` has too, of the same shape."""
+    start = flax.traverse_util.flatten_dict(start)
+
+    def leaf(path, value):
+        found = start.get(tuple(key.key for key in path))
+        return found if found is not None and found.shape == value.shape else value
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
 def _initial(shapes, rng):

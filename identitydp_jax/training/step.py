@@ -225,22 +225,26 @@ def _make_part_gradients(config, encode, dtype, *, frozen: bool):
             method="draw", mutable=["batch_stats"],
         )
         drawn = blend(faces, at_least_float32(drawn), region)
-        # Statistics are taken from real faces alone.
-        again, _ = attributes(variables, drawn)
-        embedding = _embed(encode, encoder_params, soften(drawn, amount), dtype)
-        logits, features = judged(state.discriminator, drawn)
-        _, wanted = judged(state.discriminator, truth)
+        # Terms without a weight cost nothing but what the metrics need.
+        seen = drawn if weights.identity or weights.leak else jax.lax.stop_gradient(drawn)
+        embedding = _embed(encode, encoder_params, soften(seen, amount), dtype)
         terms = {
-            "adversarial": losses.generator_adversarial(logits, weights.kind),
             "identity": losses.identity(embedding, targets),
             "leak": losses.leak(embedding, own, targets),
-            "attributes": losses.attributes(_wide(again), _wide(maps), weights.reduction),
             "reconstruction": losses.reconstruction(
                 drawn, truth, known[:, None, None, None], weights.reduction
             ),
-            "texture": losses.texture(features, wanted, known),
             "colour": losses.colour(drawn, faces),
         }
+        if weights.attributes:
+            # Statistics are taken from real faces alone.
+            again, _ = attributes(variables, drawn)
+            terms["attributes"] = losses.attributes(_wide(again), _wide(maps), weights.reduction)
+        if weights.adversarial:
+            logits, features = judged(state.discriminator, drawn)
+            _, wanted = judged(state.discriminator, truth)
+            terms["adversarial"] = losses.generator_adversarial(logits, weights.kind)
+            terms["texture"] = losses.texture(features, wanted, known)
         total = sum(weights[name] * term for name, term in terms.items())
         return total, (terms, drawn, embedding, updates["batch_stats"])
 
@@ -256,10 +260,12 @@ def _make_part_gradients(config, encode, dtype, *, frozen: bool):
         terms, drawn, embedding, batch_stats = aux
         gradient = jax.value_and_grad(discriminator_loss, has_aux=True)
         drawn = jax.lax.stop_gradient(drawn)
+        metrics = {**terms, "total": total}
+        if not weights.adversarial:
+            judge_grads = jax.tree.map(jnp.zeros_like, state.discriminator)
+            return ((grads, judge_grads), batch_stats, metrics), embedding
         (loss, accuracy), judge_grads = gradient(state.discriminator, faces, drawn)
-        metrics = {
-            **terms, "total": total, "discriminator": loss, "discriminator_accuracy": accuracy,
-        }  # fmt: skip
+        metrics |= {"discriminator": loss, "discriminator_accuracy": accuracy}
         return ((grads, judge_grads), batch_stats, metrics), embedding
 
     return part_gradients
