@@ -17,10 +17,8 @@ import safetensors.numpy
 from identitydp_jax.checks import UserError
 from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
 from identitydp_jax.models.population import zeros
-
-# Models that ship with the package, by name.
-SHIPPED = {"default": pathlib.Path(__file__).parent / "shipped" / "synthetic128.safetensors"}
-
+from identitydp_jax.weights import cache
+from identitydp_jax.weights.registry import DEFAULT_MODEL, MODELS
 
 @dataclasses.dataclass(frozen=True)
 class NetworkFile:
@@ -68,11 +66,12 @@ def load(name_or_path="default") -> NetworkFile:
 
     Raises `UserError` if there is none, or if what it holds is not the network it describes.
     """
-    path = SHIPPED.get(str(name_or_path), pathlib.Path(name_or_path))
+    name = DEFAULT_MODEL if name_or_path == "default" else str(name_or_path)
+    path = cache.model_path(name) if name in MODELS else pathlib.Path(name_or_path)
     try:
         data = path.read_bytes()
     except OSError as error:
-        names = ", ".join(SHIPPED)
+        names = ", ".join(("default", *MODELS))
         raise UserError(
             f"{path}: no model can be read here ({error.strerror}); give a file or one of {names}"
         ) from None
