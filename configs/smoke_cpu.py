@@ -19,6 +19,7 @@ def get_config():
     config.pool = 64
     config.refresh = 0
     config.held_out = 8
+    config.population = 64
     config.augmentation = True
     config.softening = 1.0
     config.encoder = "w600k_mbf"
@@ -27,6 +28,7 @@ def get_config():
         {
             "resolution": 64,
             "width": 0.0625,
+            "widest": 512,
             "attribute_kernel": 1,
             "mask": "one",
             "norm": "batch",
@@ -36,19 +38,19 @@ def get_config():
     config.discriminator = ml_collections.ConfigDict({"layers": 2, "width": 0.125})
 
     config.mixture = ml_collections.ConfigDict(
-        {"same": 0.2, "other": 0.3, "noised": 0.25, "epsilon": (50.0, 10000.0)}
+        {"same": 0.1, "twin": 0.5, "other": 0.1, "noised": 0.2, "epsilon": (50.0, 10000.0)}
     )
     config.loss = ml_collections.ConfigDict(
         {
             "kind": "hinge",
             "reduction": "mean",
             "adversarial": 1.0,
-            "identity": 2.0,
+            "identity": 3.0,
             "attributes": 10.0,
             "reconstruction": 50.0,
-            "background": 1.0,
-            "leak": 6.0,
-            "colour": 200.0,
+            "texture": 10.0,
+            "leak": 2.0,
+            "colour": 50.0,
         }
     )
     config.learning_rate = 4e-4
