@@ -140,13 +140,13 @@ def step_cost(config, encode, encoder_params) -> Cost:
 def predict(cost: Cost, machine: Machine, faces: int, *, devices: int, fsdp: bool) -> Prediction:
     """Predict a step of `faces` per device on n `devices` of a machine.
 
-        compute    = faces flops / (MFU peak)
-        update     = updated / memory_rate                         with fsdp the n-th part of it
-        reduce     = 2 (n - 1) / n gradients / (LINKS link_rate)   with fsdp, gathered and scattered
-        norm       = 2 norms latency                               forward and backward; 0 if n = 1
-        slowest    = compute + update + norm + reduce
-        fastest    = compute + update + norm + max(0, reduce - OVERLAP compute)
-        efficiency = step of one device / fastest                  weak scaling
+    compute    = faces flops / (MFU peak)
+    update     = updated / memory_rate                         with fsdp the n-th part of it
+    reduce     = 2 (n - 1) / n gradients / (LINKS link_rate)   with fsdp, gathered and scattered
+    norm       = 2 norms latency                               forward and backward; 0 if n = 1
+    slowest    = compute + update + norm + reduce
+    fastest    = compute + update + norm + max(0, reduce - OVERLAP compute)
+    efficiency = step of one device / fastest                  weak scaling
     """
     n = devices
     compute = faces * cost.flops / (MFU * machine.peak)

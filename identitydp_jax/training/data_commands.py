@@ -77,9 +77,7 @@ def _prepare(args: argparse.Namespace) -> int:
     if args.workers < 1:
         raise UserError(f"--workers is {args.workers}: give 1 or more")
     cache.path("scrfd_500m")  # once, before every process asks for it
-    made = prepare(
-        args.source, args.output, resolution=args.resolution, workers=args.workers
-    )
+    made = prepare(args.source, args.output, resolution=args.resolution, workers=args.workers)
     print(
         f"{args.output}: {made.faces} faces of {made.photos} photos, {made.written} shards written"
         f" now; train on them with --set data=array_record:{args.output} --set mixture.twin=0"
