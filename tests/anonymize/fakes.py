@@ -60,7 +60,7 @@ def release(model, faces, *, keys, setting):
     return np.tile(words.astype(np.int32), (1, 512 // words.shape[1]))
 
 
-def paint(model, faces, codes):
+def paint(model, faces, codes, *, setting):
     """Paint each face in one colour that its codes give; never magenta."""
     painted = np.zeros_like(faces)
     painted[..., 1] = 100 + (codes[:, 0] % 150).astype(np.uint8)[:, None, None]
