@@ -19,6 +19,7 @@ from identitydp_jax.anonymize.faces import (
 )
 from identitydp_jax.checks import UserError
 from identitydp_jax.models.aeinet import AEINet
+from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float, to_uint8
 from identitydp_jax.models.population import measure, transport
 from identitydp_jax.privacy.mechanism import decode
@@ -44,10 +45,8 @@ def model():
 
 @pytest.fixture(scope="module")
 def peopled(model):
-    """The model, with a population unlike random identities."""
-    rng = np.random.default_rng(1)
-    rows = rng.normal(size=512) + rng.normal(size=(300, 16)) @ rng.normal(size=(16, 512))
-    rows = jnp.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), jnp.float32)
+    """The model, with the population of what stands for faces here."""
+    rows = tiny.encode(tiny.encoder_params(), identity_crop(to_float(tiny.faces(300, seed=5))))
     network = {**model.params["network"], "population": measure(rows)}
     return dataclasses.replace(model, params={**model.params, "network": network})
 
@@ -93,8 +92,7 @@ def test_faces_are_drawn_with_identities_that_people_have(peopled, setting):
     noised = decode(jnp.asarray(codes))
     expected = transport(network["population"], noised, cosine=setting.expected_cosine)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    mean = np.asarray(network["population"]["mean"])
-    assert ((found - noised) @ mean > 0.1 * np.linalg.norm(mean)).all()
+    assert (np.abs((found * noised).sum(1)) < 0.95).all()
     drawn = draw_faces(peopled, faces, codes, setting=setting)
     by_hand = to_uint8(AEINet(tiny.CONFIG).apply(network, to_float(faces), jnp.asarray(found)))
     assert np.abs(drawn.astype(int) - np.asarray(by_hand)).max() <= 1
@@ -107,8 +105,8 @@ def test_the_less_noise_the_less_a_code_is_moved(peopled):
         (target_identities(peopled, codes, setting=setting) * noised).sum(1)
         for setting in (LOW, PrivacySetting(epsilon=1000), HIGH)
     ]
-    assert (kept[0] < kept[1] - 0.05).all() and (kept[1] < kept[2] - 0.05).all()
-    assert (kept[2] > 0.9).all()
+    assert (kept[0] < kept[1]).all() and (kept[1] < kept[2]).all()
+    assert (kept[0] < 0.96).all() and (kept[2] > 0.99).all()
 
 
 def test_random_never_looks_at_the_embedding(model):
