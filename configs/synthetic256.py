@@ -3,8 +3,9 @@
     identitydp train --config configs/synthetic256.py --workdir runs/synthetic256 \\
         --export synthetic256.safetensors
 
-The generator's faces lie on the devices, a pool of 65,536 (12.9 GB over all devices) of which 16
-are new at every step. Half precision inside, parameters and losses in float32.
+The generator's faces lie on the devices, a pool of 32,768 and their twins (12.9 GB over all
+devices) of which 16 pairs are new at every step. Half precision inside, parameters and losses in
+float32.
 
 Cost: 74 GFLOP a face (`launch/plan.py`), 15.4 million faces in all. Measured result: none
 yet, it has not been trained.
@@ -17,9 +18,10 @@ def get_config():
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.data = "synthetic"
-    config.pool = 65_536
+    config.pool = 32_768
     config.refresh = 16
     config.held_out = 64
+    config.population = 4096
     config.augmentation = True
     config.softening = 1.0
     config.encoder = "w600k_mbf"
@@ -28,6 +30,7 @@ def get_config():
         {
             "resolution": 256,
             "width": 0.5,
+            "widest": 1024,
             "attribute_kernel": 1,
             "mask": "one",
             "norm": "batch",
@@ -37,19 +40,19 @@ def get_config():
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 0.5})
 
     config.mixture = ml_collections.ConfigDict(
-        {"same": 0.2, "other": 0.3, "noised": 0.25, "epsilon": (50.0, 10000.0)}
+        {"same": 0.1, "twin": 0.5, "other": 0.1, "noised": 0.2, "epsilon": (50.0, 10000.0)}
     )
     config.loss = ml_collections.ConfigDict(
         {
             "kind": "hinge",
             "reduction": "mean",
-            "adversarial": 2.0,
-            "identity": 2.0,
+            "adversarial": 1.0,
+            "identity": 3.0,
             "attributes": 10.0,
             "reconstruction": 50.0,
-            "background": 1.0,
-            "leak": 6.0,
-            "colour": 200.0,
+            "texture": 10.0,
+            "leak": 2.0,
+            "colour": 50.0,
         }
     )
     config.learning_rate = 4e-4

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from identitydp_jax.models import population
 from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
 from identitydp_jax.privacy import chacha
 from identitydp_jax.training.configuration import read_config
@@ -35,8 +36,11 @@ def filled(shapes, seed: int = 0):
 
 
 def variables(config=CONFIG, seed: int = 0):
-    """Random parameters and fresh statistics of an `AEINet`."""
-    return filled(variable_shapes(config), seed)
+    """Random parameters and fresh statistics of an `AEINet`; a population that moves nothing."""
+    return {
+        **filled(variable_shapes(config), seed),
+        "population": population.zeros(config.identity_dimension),
+    }
 
 
 def faces(count: int, resolution: int = 64, seed: int = 0):
@@ -46,6 +50,12 @@ def faces(count: int, resolution: int = 64, seed: int = 0):
     size = (resolution, resolution)
     smooth = [Image.fromarray(x).resize(size, Image.Resampling.BICUBIC) for x in coarse]
     return np.stack([np.asarray(x) for x in smooth])
+
+
+def pictures(count: int, resolution: int = 64, seed: int = 0):
+    """Each of `faces` beside a twin of another seed, uint8 (count, resolution, 2 resolution, 3)."""
+    both = (faces(count, resolution, s) for s in (seed, seed + 1000))
+    return np.concatenate([*both], axis=2)
 
 
 def encode(params, crops):
@@ -75,6 +85,6 @@ def training_config(*overrides: str):
     small = (
         "network.resolution=64", "network.width=0.03125", "discriminator.width=0.03125",
         "discriminator.layers=1", "batch_size=8", "steps=6", "log_every=1", "checkpoint_every=3",
-        "held_out=3",
+        "held_out=3", "population=8",
     )  # fmt: skip
     return read_config(path, (*small, *overrides))

@@ -15,6 +15,7 @@ from identitydp_jax import sharding
 from identitydp_jax.benchmarks import step_parts, timing
 from identitydp_jax.benchmarks.report import Report, machine
 from identitydp_jax.checks import UserError
+from identitydp_jax.data.batches import picture_shape
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.training import state as states
 from identitydp_jax.training.configuration import check
@@ -69,8 +70,7 @@ def _arguments(config, mesh, encoder_params):
     state = states.create(config)
     state = sharding.place(state, sharding.state_shardings(state, mesh, fsdp=config.fsdp))
     encoder_params = sharding.place(encoder_params, sharding.replicated(mesh))
-    side = config.network.resolution
-    shape = (config.batch_size, side, side, 3)
+    shape = (config.batch_size, *picture_shape(config))
     draw = jax.jit(
         lambda key: jax.random.bits(key, shape, jnp.uint8), out_shardings=sharding.over_batch(mesh)
     )

@@ -100,7 +100,7 @@ class BatchNorm(nn.Module):
         normalised = nn.BatchNorm(
             use_running_average=not train, momentum=STATISTICS_MOMENTUM, epsilon=1e-5,
             use_bias=self.affine, use_scale=self.affine, name="norm",
-        )(at_least_float32(x))
+        )(at_least_float32(x))  # fmt: skip
         return normalised.astype(x.dtype)
 
 

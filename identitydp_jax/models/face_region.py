@@ -17,7 +17,10 @@ def depth(across, down):
 
     Coordinates are shares of the frame.
     """
-    return np.clip(1.0 - _radius(across, down) / _NONE, 0.0, 1.0)
+    inside = 1.0 - _radius(across, down) / _NONE
+    # The ellipse reaches below the frame, at whose border nothing is drawn.
+    above = FEATHER * (1.0 - down) / (1.0 - _CENTRE[1] - _FULL * _RADII[1])
+    return np.clip(np.minimum(inside, above), 0.0, 1.0)
 
 
 def smooth(t):

@@ -57,7 +57,7 @@ def conv_transpose(x, kernel):
         return lax.conv_general_dilated(
             x, kernel[::-1, ::-1], (1, 1), [(2, 2)] * 2, lhs_dilation=(2, 2),
             dimension_numbers=_DIMENSIONS,
-        )
+        )  # fmt: skip
     n, height, width, _ = x.shape
     padded = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
     # Output row 2i + p reads input rows i + p - 1 and i + p through kernel rows 3 - p and 1 - p.

@@ -22,15 +22,15 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
         help="change one value of the configuration, e.g. --set data=FOLDER; repeatable",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--profile", action="store_true",
         help="write what JAX's profiler sees of three steps into WORKDIR/profile",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--export", metavar="FILE",
         help="when the run has ended, do as `identitydp export --output FILE` does",
-    )
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

@@ -37,7 +37,7 @@ class FacePool:
         """Prepare to draw batch `start` next; the pool is filled when it is drawn.
 
         Args:
-          config: `batch_size`, `pool`, `refresh`, `held_out`, `seed`, `network.resolution`.
+          config: `batch_size`, `pool`, `refresh`, `held_out`, `seed`, what `picture_shape` reads.
           mesh: from `sharding.make_mesh`, of a size that divides the batch.
           start: number of the first batch.
 

@@ -21,16 +21,16 @@ def open_stream(config, workdir, mesh, *, start: int):
     folder: the way for devices that generate slowly.
 
     Args:
-      config: `data`, `batch_size`, `held_out`, `seed`, `network.resolution`; for ``synthetic`` also
-        `pool` and `refresh`.
+      config: `data`, `batch_size`, `held_out`, `seed`, `network.resolution`, `mixture.twin`; for
+        ``synthetic`` also `pool` and `refresh`.
       workdir: folder of the run, shared by all processes.
       mesh: from `sharding.make_mesh`.
       start: number of the first batch.
 
     Returns:
-      An iterator over uint8 global arrays (N, R, K R, 3) of `picture_shape`, split over the mesh, with
-      `get_state()`, `set_state(state)` and `held_out()`, `config.held_out` pictures that are in no
-      batch, uint8 on the host. All processes have to take batches in step.
+      An iterator over uint8 global arrays (N, R, K R, 3), see `picture_shape`, split over the mesh,
+      with `get_state()`, `set_state(state)` and `held_out()`, `config.held_out` pictures that are
+      in no batch, uint8 on the host. All processes have to take batches in step.
 
     Raises:
       UserError: `mixture.twin` asks for twins of faces that are not generated; else as

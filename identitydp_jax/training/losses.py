@@ -1,4 +1,4 @@
-"""Losses of IdentityDP, equations 14 to 18, and one more; float32 scalars, batch means."""
+"""Losses of IdentityDP, equations 14 to 18, and three more; float32 scalars, batch means."""
 
 import jax.numpy as jnp
 import optax
@@ -68,7 +68,8 @@ def texture(drawn, truth, weight):
     """Mean absolute difference of the discriminator's features (pix2pixHD, equation 4), per row.
 
     Args:
-      drawn, truth: lists of feature maps (N, S, S, C) of X^ and of what it should be.
+      drawn: list of feature maps (N, S, S, C) of X^.
+      truth: those of what it should be.
       weight: (N,), 0 where the truth is not known.
     """
 

@@ -209,21 +209,19 @@ def _make_part_gradients(config, encode, dtype, *, frozen: bool):
         return net.apply(
             variables, faces.astype(dtype), train=not frozen, method="attributes",
             mutable=["batch_stats"],
-        )
+        )  # fmt: skip
 
     def judged(params, faces):
         return _wide(judge.apply({"params": params}, faces.astype(dtype)))
 
-    def generator_loss(
-        params, state, encoder_params, faces, truth, own, targets, known, amount
-    ):
+    def generator_loss(params, state, encoder_params, faces, truth, own, targets, known, amount):
         variables = {"params": params, "batch_stats": state.batch_stats}
         maps, updates = attributes(variables, faces)
         # `apply` returns the whole collection: start from what the first call has updated.
         drawn, updates = net.apply(
             {"params": params, **updates}, targets.astype(dtype), maps, train=not frozen,
             method="draw", mutable=["batch_stats"],
-        )
+        )  # fmt: skip
         drawn = blend(faces, at_least_float32(drawn), region)
         # Terms without a weight cost nothing but what the metrics need.
         seen = drawn if weights.identity or weights.leak else jax.lax.stop_gradient(drawn)

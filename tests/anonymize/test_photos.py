@@ -104,9 +104,9 @@ def test_a_baseline_acts_on_the_face_alone():
 def test_all_faces_go_through_the_model_at_once(monkeypatch):
     sizes = []
 
-    def counting(model, crops, codes):
+    def counting(model, crops, codes, *, setting):
         sizes.append(crops.shape)
-        return paint(model, crops, codes)
+        return paint(model, crops, codes, setting=setting)
 
     monkeypatch.setattr(faces, "draw_faces", counting)
     many = [(x, y, x + 24, y + 33) for x in range(20, 800, 80) for y in range(20, 500, 80)]
@@ -130,7 +130,12 @@ def test_small_faces_are_pixelated_not_left():
 
 def test_small_faces_are_gone_before_their_neighbours_are_cropped(monkeypatch):
     seen = []
-    monkeypatch.setattr(faces, "draw_faces", lambda m, crops, _: seen.append(crops) or crops)
+
+    def keep(model, crops, codes, *, setting):
+        seen.append(crops)
+        return crops
+
+    monkeypatch.setattr(faces, "draw_faces", keep)
     photo = picture((40, 30, 90, 95), (95, 50, 103, 60))
     photo[50:60, 95:103:2] = (200, 70, 255)
     boxes = [(40, 30, 90, 95), (95, 50, 103, 60)]

@@ -51,6 +51,7 @@ def test_cost_is_that_of_the_step():
     # Both networks with a second moment each, and the average of the first.
     assert 2 * cost.gradients < cost.state < 3.1 * cost.gradients
     assert 5 * cost.gradients < cost.updated < 8 * cost.gradients
+    assert cost.face == 64 * 128 * 3
     # At 64 px: 9 in the encoder, seen twice; 2 in the first block, 3 in each of the other five.
     assert cost.norms == 2 * 9 + 2 + 5 * 3
     wide = tiny.training_config("network.width=0.0625", "discriminator.width=0.0625")

@@ -42,13 +42,13 @@ def test_train_with_overrides_and_export(trained, tmp_path):
     file = tmp_path / "model.safetensors"
     words = ("--config", "x.py", "--workdir", tmp_path, "--set", "steps=9", "--set", "seed=3")
     assert _run(*words, "--export", file) == 0
-    (config, workdir, profile), = trained
+    ((config, workdir, profile),) = trained
     assert (config.steps, config.seed, workdir, profile) == (9, 3, str(tmp_path), False)
     model = pretrained.load(file)
     assert model.config == states.network_config(config)
     assert model.encoder == config.encoder
     assert "identitydp train the rest" in (tmp_path / "model.md").read_text()
-    expected = states.create(config).average
+    expected = states.create(config).variables
     assert jax.tree.map(lambda x: x.shape, model.variables) == jax.tree.map(
         lambda x: x.shape, expected
     )

@@ -68,10 +68,18 @@ def test_average_starts_as_a_copy_with_buffers_of_its_own(state):
         assert a.unsafe_buffer_pointer() != b.unsafe_buffer_pointer()
 
 
+def test_what_draws_faces_is_averaged_and_has_a_population(state):
+    average = jax.tree.map(lambda x: x + 1, state.average)
+    moved = state.replace(average=average, population={"mean": jnp.ones(3)})
+    assert moved.variables == {**average, "population": moved.population}
+    assert jax.tree.map(lambda x: x.shape, state.population) == {
+        "mean": (512,), "basis": (512, 512), "deviation": (512,),
+    }  # fmt: skip
+    assert not any(leaf.any() for leaf in jax.tree.leaves(state.population))
+
+
 def test_optimizer_is_adam_without_momentum():
-    config = tiny.training_config(
-        "learning_rate=0.5", "freeze_statistics_at=5", "frozen_rate=0.25"
-    )
+    config = tiny.training_config("learning_rate=0.5", "freeze_statistics_at=5", "frozen_rate=0.25")
     ours, rng = states.optimizer(config), np.random.default_rng(0)
     # From entries far below Adam's epsilon, 1e-8, to far above it, and none.
     size = np.append(np.geomspace(1e-12, 1e4, 60), 0.0)
