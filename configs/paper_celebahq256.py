@@ -35,6 +35,7 @@ def get_config():
     config.augmentation = False
     config.softening = 0.0
     config.encoder = "w600k_mbf"
+    config.initial = ""
 
     config.network = ml_collections.ConfigDict(
         {
@@ -66,6 +67,7 @@ def get_config():
         }
     )
     config.learning_rate = 4e-4
+    config.momentum = 0.0
     config.average_decay = 0.0
     config.freeze_statistics_at = 500_001  # never: running statistics are used
     config.frozen_rate = 1.0

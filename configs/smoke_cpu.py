@@ -22,6 +22,7 @@ def get_config():
     config.augmentation = True
     config.softening = 1.0
     config.encoder = "w600k_mbf"
+    config.initial = ""
 
     config.network = ml_collections.ConfigDict(
         {
@@ -30,8 +31,9 @@ def get_config():
             "widest": 512,
             "attribute_kernel": 1,
             "mask": "one",
-            "norm": "batch",
+            "norm": "pixel",
             "output": "tanh",
+            "attribute_resolution": 16,
         }
     )
     config.discriminator = ml_collections.ConfigDict({"layers": 2, "width": 0.125})
@@ -53,6 +55,7 @@ def get_config():
         }
     )
     config.learning_rate = 4e-4
+    config.momentum = 0.5
     config.average_decay = 0.9
     config.freeze_statistics_at = 1_000
     config.frozen_rate = 0.25

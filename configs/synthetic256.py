@@ -25,37 +25,40 @@ def get_config():
     config.augmentation = True
     config.softening = 1.0
     config.encoder = "w600k_mbf"
+    config.initial = ""
 
     config.network = ml_collections.ConfigDict(
         {
             "resolution": 256,
             "width": 0.5,
-            "widest": 1024,
+            "widest": 512,
             "attribute_kernel": 1,
             "mask": "one",
-            "norm": "batch",
+            "norm": "pixel",
             "output": "tanh",
+            "attribute_resolution": 16,
         }
     )
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 0.5})
 
     config.mixture = ml_collections.ConfigDict(
-        {"same": 0.1, "twin": 0.5, "other": 0.1, "noised": 0.2, "epsilon": (50.0, 10000.0)}
+        {"same": 0.2, "twin": 0.4, "other": 0.1, "noised": 0.2, "epsilon": (50.0, 10000.0)}
     )
     config.loss = ml_collections.ConfigDict(
         {
             "kind": "hinge",
             "reduction": "mean",
             "adversarial": 1.0,
-            "identity": 3.0,
-            "attributes": 10.0,
-            "reconstruction": 50.0,
+            "identity": 5.0,
+            "attributes": 2.0,
+            "reconstruction": 100.0,
             "texture": 10.0,
             "leak": 2.0,
-            "colour": 50.0,
+            "colour": 100.0,
         }
     )
     config.learning_rate = 4e-4
+    config.momentum = 0.5
     config.average_decay = 0.999
     config.freeze_statistics_at = 100_000
     config.frozen_rate = 0.25

@@ -20,6 +20,7 @@ from identitydp_jax.models.population import zeros
 from identitydp_jax.weights import cache
 from identitydp_jax.weights.registry import DEFAULT_MODEL, MODELS
 
+
 @dataclasses.dataclass(frozen=True)
 class NetworkFile:
     """A network as read from its file.

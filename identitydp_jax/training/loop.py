@@ -73,7 +73,8 @@ def train(config, workdir, *, profile: bool = False) -> states.TrainState:
         if start == 0:
             state = _with_population(config, state, batches, encode, encoder_params, mesh)
         evaluate = _evaluation(config, encode, batches, mesh)
-        batches.set_state(seen or {"next_index": 0})
+        if seen is not None:
+            batches.set_state(seen)
         lower = functools.partial(lower_step, config, encode, mesh, encoder_params)
         flops = step_flops(config, encode, state, encoder_params)
         console = Console(config, start=start, flops=flops)
