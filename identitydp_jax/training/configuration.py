@@ -50,7 +50,8 @@ def check(config) -> None:
     choices = {"loss.kind": losses.KINDS, "loss.reduction": losses.REDUCTIONS, "compute": _COMPUTE}
     needed = (*_COUNTS, *_YES_OR_NO, *_SHARES, *_WEIGHTS, *choices, "refresh", "seed", "data",
               "initial", "encoder", "learning_rate", "frozen_rate", "average_decay", "softening",
-              "momentum", "mixture.epsilon", "network.resolution", "discriminator.width")  # fmt: skip
+              "momentum", "mixture.epsilon", "network.resolution",
+              "discriminator.width")  # fmt: skip
     for name in needed:
         if name not in values:
             raise UserError(f"the configuration lacks {name}")
