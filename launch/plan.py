@@ -20,7 +20,7 @@ from identitydp_jax.data.batches import picture_shape
 from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.training import state as states
-from identitydp_jax.training.configuration import check, read_config
+from identitydp_jax.training.configuration import check, check_dimension, read_config
 from identitydp_jax.training.utilization import step_flops
 
 # Assumed, all of them: none was measured.
@@ -249,6 +249,7 @@ def main() -> int:
         config = read_config(args.config, args.set)
         check(config)
         encode, params = load_encoder(config.encoder)
+        check_dimension(config, encode)
     except UserError as error:
         print(f"plan.py: error: {error}", file=sys.stderr)
         return 2

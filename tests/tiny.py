@@ -65,6 +65,9 @@ def encode(params, crops):
     return embedding / jnp.linalg.norm(embedding, axis=-1, keepdims=True)
 
 
+encode.dimension = 512  # as an `identity.Encoder` has it
+
+
 def encoder_params():
     """Parameters of `encode`."""
     kernel = np.random.default_rng(1).normal(size=(768, 512)).astype(np.float32)
@@ -79,9 +82,9 @@ def write_faces(folder, count: int, resolution: int = 64):
     return folder
 
 
-def training_config(*overrides: str):
-    """The configuration that ships, shrunk to a network that trains in seconds."""
-    path = pathlib.Path(__file__).parents[1] / "configs" / "synthetic128.py"
+def training_config(*overrides: str, name: str = "synthetic128"):
+    """The configuration that ships, or another, shrunk to a network that trains in seconds."""
+    path = pathlib.Path(__file__).parents[1] / "configs" / f"{name}.py"
     small = (
         "network.resolution=64", "network.width=0.03125", "discriminator.width=0.03125",
         "discriminator.layers=1", "batch_size=8", "steps=6", "log_every=1", "checkpoint_every=3",

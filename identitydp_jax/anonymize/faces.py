@@ -44,6 +44,11 @@ class Model:
         """Side in pixels of the aligned faces that the model takes and gives."""
         return self.config.resolution
 
+    @property
+    def dimension(self) -> int:
+        """D, the length of the identity embeddings: that of every setting for this model."""
+        return self.config.identity_dimension
+
 
 def load_model(name_or_path: str = "default") -> Model:
     """Load a model by name (`default` ships with the package) or from a file of `train --export`.
@@ -51,10 +56,15 @@ def load_model(name_or_path: str = "default") -> Model:
     The identity encoder comes from the weights cache, fetched on first use.
 
     Raises:
-      UserError: there is no such model, or the encoder can't be had.
+      UserError: there is no such model, or the encoder can't be had or gives other embeddings.
     """
     file = pretrained.load(name_or_path)
     encode, encoder_params = load_encoder(file.encoder)
+    if encode.dimension != file.config.identity_dimension:
+        raise UserError(
+            f"{name_or_path}: takes embeddings of {file.config.identity_dimension} values, and its"
+            f" encoder {file.encoder} gives {encode.dimension}: not a model of this encoder"
+        )
     params = {"network": file.variables, "encoder": encoder_params}
     return Model(str(name_or_path), file.config, params, encode, file.sha256, encode.sha256)
 
@@ -74,19 +84,21 @@ def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np
       setting, and not on the batch that it is in.
 
     Raises:
-      UserError: the faces have another shape or dtype, or the keys are not one per face.
+      UserError: the faces have another shape or dtype, the keys are not one per face, or the
+        setting is for embeddings of another length.
     """
     codes = release_faces(model, faces, keys=keys, setting=setting)
     return draw_faces(model, faces, target_identities(model, codes, setting=setting))
 
 
 def release_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.ndarray:
-    """Return the noised identities of aligned faces as int32 codes (N, 512), stages I and II.
+    """Return the noised identities of aligned faces as int32 codes (N, D), stages I and II.
 
     Arguments and errors are those of `anonymize_faces`. The codes have the guarantee: all that is
     made of them and of the attribute maps has it too.
     """
     _check_faces(model, faces)
+    check_setting(model, setting)
     if keys.shape != (len(faces),):
         raise UserError(
             f"keys have shape {keys.shape}: give one key for each of {len(faces)} faces"
@@ -135,7 +147,7 @@ def target_identities(model: Model, codes, *, setting: PrivacySetting) -> np.nda
 
 
 def embed_faces(model: Model, faces) -> np.ndarray:
-    """Identity embeddings (N, 512), unit L2, of aligned uint8 faces (N, R, R, 3)."""
+    """Identity embeddings (N, D), unit L2, of aligned uint8 faces (N, R, R, 3)."""
     return map_rows(_embedding(model.encode), model.params["encoder"], faces)
 
 
@@ -145,6 +157,15 @@ def attributes_of_faces(model: Model, faces, side: int = 8) -> np.ndarray:
     Every map larger than `side` is averaged down to (side, side) first.
     """
     return map_rows(_attributes(model.config, side), model.params["network"], faces)
+
+
+def check_setting(model: Model, setting: PrivacySetting) -> None:
+    """Raise `UserError` unless a setting is for embeddings as long as those of a model."""
+    if setting.dimension != model.dimension:
+        raise UserError(
+            f"the setting is for embeddings of {setting.dimension} values, those of model"
+            f" {model.name} have {model.dimension}: give PrivacySetting dimension={model.dimension}"
+        )
 
 
 def _check_faces(model: Model, faces) -> None:

@@ -18,7 +18,7 @@ from identitydp_jax.checks import UserError
 from identitydp_jax.data.batches import picture_shape
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.training import state as states
-from identitydp_jax.training.configuration import check
+from identitydp_jax.training.configuration import check, check_dimension
 from identitydp_jax.training.face_stream import open_stream
 from identitydp_jax.training.loop import lower_step
 from identitydp_jax.training.utilization import matrix_peak, step_flops, utilization
@@ -41,6 +41,7 @@ def bench(config, *, steps: int) -> Report:
     mesh = sharding.make_mesh()
     sharding.check_divisible(config.batch_size, mesh, accumulate=config.accumulate)
     encode, encoder_params = load_encoder(config.encoder)
+    check_dimension(config, encode)
     args = _arguments(config, mesh, encoder_params)
     _tell("compiling the step")
     since = time.perf_counter()

@@ -123,7 +123,7 @@ def _prepare(args, output: pathlib.Path):
     source, folders = sources.open_data(args.data)
     setting = PrivacySetting(epsilon=args.epsilon, calibration=args.calibration)
     specs = args.method or ([] if folders else _PAPER_METHODS)
-    chosen = [methods.parse(spec, model=args.model, setting=setting) for spec in specs]
+    chosen = [methods.parse(spec, model=args.model, setting=setting.at) for spec in specs]
     names = collections.Counter(["original", *(method.name for method in chosen), *folders])
     if twice := [name for name, count in names.items() if count > 1]:
         raise UserError(

@@ -96,6 +96,21 @@ def check(config) -> None:
         raise UserError(f"seed is {values['seed']}: give a number from 0 to {_SEED_LIMIT - 1}")
 
 
+def check_dimension(config, encode) -> None:
+    """Raise `UserError` unless the network takes the embeddings that `config.encoder` gives.
+
+    Here and not in `check`, because only the loaded encoder, `encode`, tells their length.
+    """
+    from identitydp_jax.training.state import network_config
+
+    taken = network_config(config).identity_dimension
+    if taken != encode.dimension:
+        raise UserError(
+            f"network.identity_dimension is {taken}, and the encoder {config.encoder} gives"
+            f" embeddings of {encode.dimension}: set it to {encode.dimension}"
+        )
+
+
 def _override(config, override: str) -> None:
     name, separator, text = override.partition("=")
     known = dict(_leaves(config))

@@ -16,7 +16,7 @@ from identitydp_jax.data.batches import picture_shape
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.training import state as states
 from identitydp_jax.training.checkpoint import Checkpoints
-from identitydp_jax.training.configuration import check
+from identitydp_jax.training.configuration import check, check_dimension
 from identitydp_jax.training.console import Console
 from identitydp_jax.training.face_stream import open_stream
 from identitydp_jax.training.held_out import make_evaluation
@@ -56,6 +56,7 @@ def train(config, workdir, *, profile: bool = False) -> states.TrainState:
     mesh = sharding.make_mesh()
     sharding.check_divisible(config.batch_size, mesh, accumulate=config.accumulate)
     encode, encoder_params = load_encoder(config.encoder)
+    check_dimension(config, encode)
     encoder_params = sharding.place(encoder_params, sharding.replicated(mesh))
     state = states.create(config)
     state = sharding.place(state, sharding.state_shardings(state, mesh, fsdp=config.fsdp))

@@ -162,7 +162,7 @@ _FILES = (
         size=38696353,
         licence="Apache-2.0",
         source="Zhong et al.: SFace (arXiv 2205.12010), OpenCV Zoo 2021dec",
-        purpose="verifier in evaluate",
+        purpose="identity encoder, verifier in evaluate",
     ),
     WeightFile(
         name="inception_fid",

@@ -19,6 +19,7 @@ class FakeModel:
     sha256: str = "00" * 32
     encoder_sha256: str = calibration.shipped().measured.encoder_sha256
     resolution: int = 64
+    dimension: int = calibration.EMBEDDING_DIM
 
 
 class MarkerDetector:

@@ -13,7 +13,7 @@ BASELINES = "pixelate:8", "pixelate:16", "noise:9", "blur:19", "mask", "k-same:1
 
 
 def _parse(spec, **setting):
-    return methods.parse(spec, model="default", setting=PrivacySetting(**setting))
+    return methods.parse(spec, model="default", setting=PrivacySetting(**setting).at)
 
 
 def _keys(count, seed=0):

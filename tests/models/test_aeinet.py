@@ -18,6 +18,7 @@ PINNED = {
     "paper_celebahq256": 184_346_453,
     "smoke_cpu": 481_076,
     "synthetic128": 4_445_154,
+    "synthetic128_sface": 3_105_762,
     "synthetic256": 49_727_413,
 }
 
