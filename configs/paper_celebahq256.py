@@ -35,7 +35,6 @@ def get_config():
     config.augmentation = False
     config.softening = 0.0
     config.encoder = "w600k_mbf"
-    config.initial = ""
 
     config.network = ml_collections.ConfigDict(
         {
@@ -48,6 +47,8 @@ def get_config():
             "output": "tanh",
         }
     )
+    config.coarse = ml_collections.ConfigDict({"steps": 0, "drawn": 64})
+
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 1.0})
 
     config.mixture = ml_collections.ConfigDict(

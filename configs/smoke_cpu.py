@@ -22,7 +22,6 @@ def get_config():
     config.augmentation = True
     config.softening = 1.0
     config.encoder = "w600k_mbf"
-    config.initial = ""
 
     config.network = ml_collections.ConfigDict(
         {
@@ -36,6 +35,8 @@ def get_config():
             "attribute_resolution": 16,
         }
     )
+    config.coarse = ml_collections.ConfigDict({"steps": 20, "drawn": 32})
+
     config.discriminator = ml_collections.ConfigDict({"layers": 2, "width": 0.125})
 
     config.mixture = ml_collections.ConfigDict(

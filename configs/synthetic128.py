@@ -28,8 +28,6 @@ def get_config():
     config.augmentation = True
     config.softening = 1.0
     config.encoder = "w600k_mbf"
-    # A model file to start from, as far as its layers are the same; "" starts from nothing.
-    config.initial = ""
 
     config.network = ml_collections.ConfigDict(
         {
@@ -41,9 +39,11 @@ def get_config():
             "norm": "pixel",
             "output": "tanh",
             "attribute_resolution": 16,
-            "drawn": 128,
         }
     )
+    # First so many steps of a network that draws up to `drawn` pixels; 0 leaves that out.
+    config.coarse = ml_collections.ConfigDict({"steps": 8000, "drawn": 64})
+
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 0.25})
 
     config.mixture = ml_collections.ConfigDict(

@@ -28,8 +28,6 @@ def get_config():
     config.augmentation = True
     config.softening = 1.0
     config.encoder = "sface"
-    # A model file to start from, as far as its layers are the same; "" starts from nothing.
-    config.initial = ""
 
     config.network = ml_collections.ConfigDict(
         {
@@ -42,9 +40,10 @@ def get_config():
             "output": "tanh",
             "identity_dimension": 128,  # of the encoder's embeddings
             "attribute_resolution": 16,
-            "drawn": 128,
         }
     )
+    config.coarse = ml_collections.ConfigDict({"steps": 8000, "drawn": 64})
+
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 0.25})
 
     config.mixture = ml_collections.ConfigDict(

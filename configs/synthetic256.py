@@ -25,7 +25,6 @@ def get_config():
     config.augmentation = True
     config.softening = 1.0
     config.encoder = "w600k_mbf"
-    config.initial = ""
 
     config.network = ml_collections.ConfigDict(
         {
@@ -39,6 +38,8 @@ def get_config():
             "attribute_resolution": 16,
         }
     )
+    config.coarse = ml_collections.ConfigDict({"steps": 10000, "drawn": 64})
+
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 0.5})
 
     config.mixture = ml_collections.ConfigDict(

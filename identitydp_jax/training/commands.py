@@ -43,11 +43,12 @@ def run(args: argparse.Namespace) -> int:
     _quieten_orbax()
     processes.start()
     with processes.ending_together():
+        from identitydp_jax.training.coarse import train_in_stages
         from identitydp_jax.training.export import export
-        from identitydp_jax.training.loop import on_host, train
+        from identitydp_jax.training.loop import on_host
 
         try:
-            state = train(config, args.workdir, profile=args.profile)
+            state = train_in_stages(config, args.workdir, profile=args.profile)
         except processes.Preempted as stopped:
             if jax.process_index() == 0:
                 print(f"identitydp: {stopped}", file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ import errno
 import functools
 import itertools
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,9 @@ _STATISTICS_BATCH, _STATISTICS_BATCHES = 64, 16  # faces seen before the statist
 _TRACED_AFTER, _TRACED = 10, 3  # steps of this run that the profiler leaves out, and sees
 
 
-def train(config, workdir, *, profile: bool = False) -> states.TrainState:
+def train(
+    config, workdir, *, profile: bool = False, faces=None, start_from=None
+) -> states.TrainState:
     """Train as `config` says until `config.steps`, continuing what `workdir` already holds.
 
     The devices of all processes work on one batch; process 0 writes metrics, pictures and lines.
@@ -42,6 +45,8 @@ def train(config, workdir, *, profile: bool = False) -> states.TrainState:
       workdir: folder for checkpoints, metrics and pictures, shared by all processes; made if it is
         missing.
       profile: write what JAX's profiler sees of three steps into the folder `profile`.
+      faces: folder whose generated faces it uses, if other than `workdir`.
+      start_from: model file that a run begins with, see `state.create`; None starts from nothing.
 
     Returns:
       The final state, as global arrays.
@@ -58,7 +63,7 @@ def train(config, workdir, *, profile: bool = False) -> states.TrainState:
     encode, encoder_params = load_encoder(config.encoder)
     check_dimension(config, encode)
     encoder_params = sharding.place(encoder_params, sharding.replicated(mesh))
-    state = states.create(config)
+    state = states.create(config, start_from=start_from)
     state = sharding.place(state, sharding.state_shardings(state, mesh, fsdp=config.fsdp))
     root = jax.random.key(config.seed)
     with (
@@ -70,7 +75,7 @@ def train(config, workdir, *, profile: bool = False) -> states.TrainState:
         start = int(state.step)
         if start >= config.steps:
             return state
-        batches = open_stream(config, workdir, mesh, start=0)
+        batches = open_stream(config, pathlib.Path(faces or workdir), mesh, start=0)
         if start == 0:
             state = _with_population(config, state, batches, encode, encoder_params, mesh)
         evaluate = _evaluation(config, encode, batches, mesh)

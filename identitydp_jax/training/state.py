@@ -64,23 +64,23 @@ def shapes(config) -> TrainState:
     return jax.eval_shape(functools.partial(_assembled, config), *_network_shapes(config))
 
 
-def create(config) -> TrainState:
+def create(config, *, start_from=None) -> TrainState:
     """Initialise a state on the host, leaf by leaf, compiling no network.
 
-    Values are drawn from `config.seed`; layers that the model file `config.initial` has too, of the
+    Values are drawn from `config.seed`; layers that the model file `start_from` has too, of the
     same name and shape, start from there.
 
     Raises:
-      UserError: `config.initial` can't be read, or was trained with another encoder.
+      UserError: `start_from` can't be read, or was trained with another encoder.
     """
     rng = np.random.default_rng(config.seed)
     params, discriminator, batch_stats = (_initial(tree, rng) for tree in _network_shapes(config))
-    if config.initial:
-        start = pretrained.load(config.initial)
+    if start_from is not None:
+        start = pretrained.load(start_from)
         if start.encoder != config.encoder:
             raise UserError(
-                f"initial is {config.initial}: it was trained with {start.encoder}, this run is to"
-                f" use {config.encoder}; give a model of the same encoder"
+                f"{start_from}: was trained with {start.encoder}, this run is to use"
+                f" {config.encoder}; give a model of the same encoder"
             )
         params = _taken_over(params, start.variables["params"])
         batch_stats = _taken_over(batch_stats, start.variables["batch_stats"])

@@ -1,0 +1,44 @@
+"""A coarser network first: what an identity looks like is learned in a fraction of the time."""
+
+import pathlib
+
+import jax
+from jax.experimental import multihost_utils
+
+from identitydp_jax.models.pretrained import save
+from identitydp_jax.training import state as states
+from identitydp_jax.training.loop import on_host, train
+
+
+def coarse_config(config):
+    """Return the configuration of the coarser network that a run begins with.
+
+    It draws faces up to `config.coarse.drawn` pixels and enlarges them, for `config.coarse.steps`
+    steps, without a discriminator, which would only see that they are blurred, and without L_att.
+    """
+    coarse = config.copy_and_resolve_references()
+    coarse.network.drawn = config.coarse.drawn
+    coarse.steps = config.coarse.steps
+    coarse.freeze_statistics_at = config.coarse.steps
+    coarse.loss.adversarial = coarse.loss.attributes = 0.0
+    coarse.coarse.steps = 0
+    return coarse
+
+
+def train_in_stages(config, workdir, *, profile: bool = False) -> states.TrainState:
+    """Train as `loop.train` does, which see, after a coarser network if `config.coarse.steps`.
+
+    The coarser one is trained in the folder `coarse` of `workdir` and saved there; the whole one
+    starts from it. The same call continues either.
+    """
+    if not config.coarse.steps:
+        return train(config, workdir, profile=profile)
+    first, folder = coarse_config(config), pathlib.Path(workdir) / "coarse"
+    state = train(first, folder, faces=workdir)
+    start = folder / "coarse.safetensors"
+    variables = on_host(state.variables)
+    if jax.process_index() == 0:
+        save(start, states.network_config(first), variables, encoder=config.encoder)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("coarse")
+    return train(config, workdir, profile=profile, start_from=start)
