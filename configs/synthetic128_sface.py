@@ -54,13 +54,13 @@ def get_config():
             "kind": "hinge",
             "reduction": "mean",
             "adversarial": 0.5,
-            "identity": 2.0,
+            "identity": 3.0,
             "attributes": 2.0,
             "reconstruction": 200.0,
             # Beyond the paper: the discriminator's features where the truth is known, what leaks
             # of the original, and colours.
             "texture": 10.0,
-            "leak": 1.0,
+            "leak": 2.0,
             "colour": 100.0,
         }
     )

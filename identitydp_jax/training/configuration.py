@@ -49,8 +49,8 @@ def check(config) -> None:
     values = dict(_leaves(config))
     choices = {"loss.kind": losses.KINDS, "loss.reduction": losses.REDUCTIONS, "compute": _COMPUTE}
     needed = (*_COUNTS, *_YES_OR_NO, *_SHARES, *_WEIGHTS, *choices, "refresh", "seed", "data",
-              "coarse.steps", "coarse.drawn", "encoder", "learning_rate", "frozen_rate", "average_decay", "softening",
-              "momentum", "mixture.epsilon", "network.resolution",
+              "coarse.steps", "coarse.drawn", "encoder", "learning_rate", "frozen_rate",
+              "average_decay", "softening", "momentum", "mixture.epsilon", "network.resolution",
               "discriminator.width")  # fmt: skip
     for name in needed:
         if name not in values:
