@@ -138,9 +138,9 @@ def test_the_identity_encoder_is_no_part_of_the_state(once):
     assert not any(leaf.shape == (768, 512) for leaf in jax.tree.leaves(once[1]))
 
 
-def test_running_statistics_follow_the_faces_in_both_parts(once):
+def test_running_statistics_follow_the_faces(once):
     before, after, _ = once
-    assert set(after.batch_stats) == {"encoder", "generator"}
+    assert set(after.batch_stats) == {"encoder"}  # the generator normalises per pixel
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(before.batch_stats),
         jax.tree.leaves(after.batch_stats),
@@ -296,6 +296,15 @@ def test_without_an_adversarial_weight_nothing_is_judged(small_step, monkeypatch
     terms = ("identity", "leak", "attributes", "reconstruction", "colour")
     total = sum(loss[name] * float(metrics[name]) for name in terms)
     np.testing.assert_allclose(metrics["total"], total, rtol=1e-5)
+
+
+def test_without_a_texture_weight_the_truth_is_not_judged(small_step, monkeypatch):
+    calls, apply = [], _Judge.apply
+    monkeypatch.setattr(_Judge, "apply", lambda *args: (calls.append(1), apply(*args))[1])
+    _, metrics = small_step("loss.texture=0")
+    assert metrics.keys() & _JUDGED == _JUDGED - {"texture"} and len(calls) == 3
+    _, metrics = small_step()
+    assert metrics.keys() >= _JUDGED and len(calls) == 3 + 4
 
 
 def test_without_an_attribute_weight_the_drawn_face_is_not_encoded(small_step, monkeypatch):
