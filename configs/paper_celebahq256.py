@@ -18,7 +18,7 @@ may use give `--set encoder=FILE.onnx`.
 CelebA-HQ is for non-commercial research. tfds reads it once you have prepared it by hand, see
 `tfds:celeb_a_hq` in its catalog; a folder of its pictures does as well: `--set data=FOLDER`.
 
-Cost: 292 GFLOP a face (`launch/plan.py`). Measured result: none yet, it has not been trained.
+Cost: 282 GFLOP a face (`launch/plan.py`). Measured result: none yet, it has not been trained.
 """
 
 import ml_collections
