@@ -71,7 +71,7 @@ class Cost:
       flops: per face.
       activations: bytes per face that the backward pass reads, before XLA joins or drops any.
       gradients: bytes of both players' gradients, what an all-reduce sums.
-      state: bytes of parameters, their average, running statistics and second moments.
+      state: bytes of parameters, their average, running statistics, population and both moments.
       updated: bytes that the optimizers and the average read and write.
       norms: batch-norm layers that a step passes through, each time counted.
       face: bytes of one face as it arrives, with its twin if it has one.
@@ -129,9 +129,9 @@ def step_cost(config, encode, encoder_params) -> Cost:
         activations=_residual_bytes(config, state, 2) - _residual_bytes(config, state, 1),
         gradients=trained,
         state=_size(state),
-        # Gradient, parameter and second moment are read, all but the first written; the network's
+        # Gradient, parameter and both moments are read, all but the first written; the network's
         # average is read and written, its parameter read again.
-        updated=5 * trained + 3 * _size(state.params),
+        updated=7 * trained + 3 * _size(state.params),
         norms=len(means) + inside,  # the attribute encoder sees the drawn face, too
         face=math.prod(picture_shape(config)),
     )

@@ -240,9 +240,10 @@ def _make_part_gradients(config, encode, dtype, *, frozen: bool):
             terms["attributes"] = losses.attributes(_wide(again), _wide(maps), weights.reduction)
         if weights.adversarial:
             logits, features = judged(state.discriminator, drawn)
-            _, wanted = judged(state.discriminator, truth)
             terms["adversarial"] = losses.generator_adversarial(logits, weights.kind)
-            terms["texture"] = losses.texture(features, wanted, known)
+            if weights.texture:
+                _, wanted = judged(state.discriminator, truth)
+                terms["texture"] = losses.texture(features, wanted, known)
         total = sum(weights[name] * term for name, term in terms.items())
         return total, (terms, drawn, embedding, updates["batch_stats"])
 

@@ -61,11 +61,16 @@ def release(model, faces, *, keys, setting):
     return np.tile(words.astype(np.int32), (1, 512 // words.shape[1]))
 
 
-def paint(model, faces, codes, *, setting):
-    """Paint each face in one colour that its codes give; never magenta."""
+def targets(model, codes, *, setting):
+    """Ask for what the codes say, unmoved."""
+    return codes
+
+
+def paint(model, faces, identities):
+    """Paint each face in one colour that its identity gives; never magenta."""
     painted = np.zeros_like(faces)
-    painted[..., 1] = 100 + (codes[:, 0] % 150).astype(np.uint8)[:, None, None]
-    painted[..., 0] = (codes[:, 1] % 100).astype(np.uint8)[:, None, None]
+    painted[..., 1] = 100 + (identities[:, 0] % 150).astype(np.uint8)[:, None, None]
+    painted[..., 0] = (identities[:, 1] % 100).astype(np.uint8)[:, None, None]
     return painted
 
 

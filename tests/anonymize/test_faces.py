@@ -93,7 +93,7 @@ def test_faces_are_drawn_with_identities_that_people_have(peopled, setting):
     expected = transport(network["population"], noised, cosine=setting.expected_cosine)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert (np.abs((found * noised).sum(1)) < 0.95).all()
-    drawn = draw_faces(peopled, faces, codes, setting=setting)
+    drawn = draw_faces(peopled, faces, found)
     by_hand = to_uint8(AEINet(tiny.CONFIG).apply(network, to_float(faces), jnp.asarray(found)))
     assert np.abs(drawn.astype(int) - np.asarray(by_hand)).max() <= 1
 

@@ -146,7 +146,7 @@ def test_replace_puts_the_methods_face_under_the_mask():
 def test_replace_brings_frames_to_the_resolution_of_the_method(fake_model, monkeypatch):
     seen = []
 
-    def keep(model, aligned, codes, *, setting):
+    def keep(model, aligned, identities):
         seen.append(aligned)
         return aligned
 

@@ -104,9 +104,9 @@ def test_a_baseline_acts_on_the_face_alone():
 def test_all_faces_go_through_the_model_at_once(monkeypatch):
     sizes = []
 
-    def counting(model, crops, codes, *, setting):
+    def counting(model, crops, identities):
         sizes.append(crops.shape)
-        return paint(model, crops, codes, setting=setting)
+        return paint(model, crops, identities)
 
     monkeypatch.setattr(faces, "draw_faces", counting)
     many = [(x, y, x + 24, y + 33) for x in range(20, 800, 80) for y in range(20, 500, 80)]
@@ -131,7 +131,7 @@ def test_small_faces_are_pixelated_not_left():
 def test_small_faces_are_gone_before_their_neighbours_are_cropped(monkeypatch):
     seen = []
 
-    def keep(model, crops, codes, *, setting):
+    def keep(model, crops, identities):
         seen.append(crops)
         return crops
 

@@ -3,6 +3,7 @@
 run_process.py DEVICES DATA WORKDIR [--quick] [--kill-before BATCH] [--compile-for SECONDS]
     [--file-limit BYTES] [NAME=VALUE...]
 
+Batch 0 of a run is what its population is measured on.
 With --quick the networks give way to what compiles in no time; all else is the real thing. With
 --compile-for the last process pretends that it takes so long; with --file-limit no file may grow
 beyond so many bytes.

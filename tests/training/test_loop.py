@@ -91,35 +91,26 @@ def _assert_same_state(a, b):
 
 
 class _Batches:
-    """The loop's batches, but `act` is called before the one after `count`.
-
-    Those that the population is measured on come before the state is set, and do not count.
-    """
+    """The loop's batches, but `act` is called before the one after `count`."""
 
     def __init__(self, stock, count, act):
         self._stock, self._count, self._act = stock, count, act
-        self._left = None
         self.get_state, self.held_out = stock.get_state, stock.held_out
-
-    def set_state(self, state):
-        self._stock.set_state(state)
-        self._left = self._count - state["next_index"]
+        self.set_state = stock.set_state
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        if self._left == 0:
+        if self.get_state()["next_index"] == self._count:
             self._act()
-        if self._left is not None:
-            self._left -= 1
         return next(self._stock)
 
 
 def _stop_after(monkeypatch, count, act=None):
     """Kill the next run, or do what `act` does, when it asks for the batch after `count`.
 
-    Two of them go into the statistics before step 5.
+    The first goes into the population, two into the statistics before step 5.
     """
     stock = loop.open_stream
 
@@ -149,7 +140,7 @@ def test_a_run_leaves_metrics_pictures_and_checkpoints(whole):
     assert {"loss", "cosine_target_epsilon_100", "cosine_original_random"} <= rows[0].keys()
 
 
-def test_identities_are_measured_on_the_first_faces_which_are_trained_on_too(whole, folder):
+def test_identities_are_measured_on_the_first_faces_and_training_goes_on_from_there(whole, folder):
     workdir, state = whole
     config = _config(folder)
     stream = loop.open_stream(config, workdir, sharding.make_mesh(), start=0)
@@ -160,13 +151,13 @@ def test_identities_are_measured_on_the_first_faces_which_are_trained_on_too(who
     with Checkpoints(workdir / "checkpoints", keep=2, config=config) as checkpoints:
         saved, seen = checkpoints.restore(states.create(config))
     _assert_same_state(saved.population, state.population)
-    assert seen == {"next_index": 6 + 2}  # six steps and the statistics, no population
+    assert seen == {"next_index": 1 + 6 + 2}  # population, six steps, statistics
 
 
 def test_a_killed_run_continues_as_if_nothing_had_happened(whole, folder, tmp_path, monkeypatch):
     config = _config(folder)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        _stop_after(patch, 5 + 2)
+        _stop_after(patch, 1 + 5 + 2)
         loop.train(config, tmp_path)
     assert [row["step"] for row in _rows(tmp_path)] == ["1", "2", "3", "4", "5"]
     state = loop.train(config, tmp_path)
@@ -184,7 +175,7 @@ def test_a_run_asked_to_stop_saves_and_continues_as_if_nothing_had_happened(
     config = _config(folder)
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch, pytest.raises(Preempted, match="saved step 5"):
-        _stop_after(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        _stop_after(patch, 1 + 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
         loop.train(config, tmp_path)
     assert signal.getsignal(signal.SIGTERM) == before
     assert (tmp_path / "checkpoints" / "5").is_dir()
@@ -199,7 +190,7 @@ def test_a_run_continues_with_its_state_split_over_the_devices(
 ):
     monkeypatch.setattr(sharding, "_SMALL_LEAF", 64)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        _stop_after(patch, 4)
+        _stop_after(patch, 1 + 4)
         loop.train(_config(folder), tmp_path)
     state = loop.train(_config(folder, "fsdp=true"), tmp_path)
     assert any(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params))
