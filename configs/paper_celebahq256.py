@@ -47,8 +47,6 @@ def get_config():
             "output": "tanh",
         }
     )
-    config.coarse = ml_collections.ConfigDict({"steps": 0, "drawn": 64})
-
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 1.0})
 
     config.mixture = ml_collections.ConfigDict(
@@ -78,6 +76,7 @@ def get_config():
     config.fsdp = False
     config.compute = "float32"
     config.remat = False
+    config.coarse_steps = 0
     config.steps = 500_000
     config.log_every = 100
     config.checkpoint_every = 5_000

@@ -33,10 +33,9 @@ def get_config():
             "norm": "pixel",
             "output": "tanh",
             "attribute_resolution": 16,
+            "coarse": 32,
         }
     )
-    config.coarse = ml_collections.ConfigDict({"steps": 20, "drawn": 32})
-
     config.discriminator = ml_collections.ConfigDict({"layers": 2, "width": 0.125})
 
     config.mixture = ml_collections.ConfigDict(
@@ -66,6 +65,7 @@ def get_config():
     config.fsdp = False
     config.compute = "float32"
     config.remat = False
+    config.coarse_steps = 20
     config.steps = 60
     config.log_every = 10
     config.checkpoint_every = 30

@@ -39,11 +39,9 @@ def get_config():
             "norm": "pixel",
             "output": "tanh",
             "attribute_resolution": 16,
+            "coarse": 64,
         }
     )
-    # First so many steps of a network that draws up to `drawn` pixels; 0 leaves that out.
-    config.coarse = ml_collections.ConfigDict({"steps": 8000, "drawn": 64})
-
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 0.25})
 
     config.mixture = ml_collections.ConfigDict(
@@ -82,6 +80,8 @@ def get_config():
     config.compute = "float32"
     # Computes the generator's blocks again in the backward pass instead of keeping their insides.
     config.remat = False
+    # First so many steps of a network that draws the coarse face alone.
+    config.coarse_steps = 8000
     config.steps = 10_000
     config.log_every = 100
     # Checkpoints are measured on the held-out faces; the newest and the best one are kept.

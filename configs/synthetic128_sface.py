@@ -40,10 +40,9 @@ def get_config():
             "output": "tanh",
             "identity_dimension": 128,  # of the encoder's embeddings
             "attribute_resolution": 16,
+            "coarse": 64,
         }
     )
-    config.coarse = ml_collections.ConfigDict({"steps": 8000, "drawn": 64})
-
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 0.25})
 
     config.mixture = ml_collections.ConfigDict(
@@ -82,6 +81,7 @@ def get_config():
     config.compute = "float32"
     # Computes the generator's blocks again in the backward pass instead of keeping their insides.
     config.remat = False
+    config.coarse_steps = 8000
     config.steps = 10_000
     config.log_every = 100
     # Checkpoints are measured on the held-out faces; the newest and the best one are kept.

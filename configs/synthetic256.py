@@ -36,10 +36,9 @@ def get_config():
             "norm": "pixel",
             "output": "tanh",
             "attribute_resolution": 16,
+            "coarse": 64,
         }
     )
-    config.coarse = ml_collections.ConfigDict({"steps": 10000, "drawn": 64})
-
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 0.5})
 
     config.mixture = ml_collections.ConfigDict(
@@ -69,6 +68,7 @@ def get_config():
     config.fsdp = False
     config.compute = "bfloat16"
     config.remat = False
+    config.coarse_steps = 10000
     config.steps = 120_000
     config.log_every = 100
     config.checkpoint_every = 2_000

@@ -40,9 +40,10 @@ class AEIConfig:
       attribute_resolution: side in pixels, a power of two, at which the attribute encoder sees what
         is inside `models.face_region.features_region`: enough for pose, expression and light, and
         little of whose features they are. From `resolution` on it sees all, as the paper's does.
-      drawn: side in pixels, a power of two, up to which faces are drawn; a lower one than
-        `resolution` leaves out the finer layers and enlarges what comes out, to learn what is
-        coarse in less time. `training.state.create` starts the whole network from such a one.
+      coarse: side in pixels, a power of two, of a coarse face that the finer blocks add to; from
+        `resolution` on there is none, as in the paper.
+      finer: whether there are finer blocks; without them the coarse face is enlarged. What it shows
+        is learned in less time so, see `training.coarse`.
     """
 
     resolution: int = 256
@@ -54,7 +55,8 @@ class AEIConfig:
     output: str = "tanh"
     identity_dimension: int = _DIMENSION
     attribute_resolution: int = 1024
-    drawn: int = 1024
+    coarse: int = 1024
+    finer: bool = True
 
     def __post_init__(self):
         """Raise `UserError` on a value that no network has."""
@@ -67,7 +69,7 @@ class AEIConfig:
         one_of("mask", self.mask, ("one", "channel"))
         one_of("norm", self.norm, ("instance", "batch", "pixel"))
         one_of("output", self.output, ("tanh", "sigmoid"))
-        for name in ("attribute_resolution", "drawn"):
+        for name in ("attribute_resolution", "coarse"):
             one_of(name, getattr(self, name), (8, 16, 32, 64, 128, 256, 1024))
 
     @property
@@ -78,7 +80,13 @@ class AEIConfig:
     @property
     def blocks(self) -> int:
         """Number of blocks that draw, one for every doubling from 2x2 on."""
-        return int(math.log2(min(self.drawn, self.resolution)))
+        side = self.resolution if self.finer else min(self.coarse, self.resolution)
+        return int(math.log2(side))
+
+    @property
+    def has_coarse(self) -> bool:
+        """Whether there is a coarse face."""
+        return self.coarse < self.resolution
 
     def channels(self, count: int) -> int:
         """Scale a full-width channel count by `width`, at least 1."""
@@ -203,12 +211,18 @@ class Generator(nn.Module):
         block = nn.remat(AADBlock, static_argnums=(4,)) if self.remat else AADBlock
         for i, (features, attribute) in enumerate(zip(widths, attributes, strict=True)):
             h = block(config, features, name=f"block{i}")(h, attribute, identity, train)
+            if h.shape[1] == config.coarse < config.resolution:
+                coarse = Conv(3, name="coarse")(h)
             if i + 1 < config.blocks:
                 h = double(h)
-        if config.blocks <= config.levels:
-            h = Conv(3, name="head")(h)
-            while h.shape[1] < config.resolution:
-                h = double(h)
+        if config.has_coarse:
+            while coarse.shape[1] < config.resolution:
+                coarse = double(coarse)
+            # From nothing, so that the coarse face that was learned first isn't lost.
+            if config.finer:
+                gain = self.param("gain", nn.initializers.zeros, (3,))
+                coarse = coarse + gain.astype(h.dtype) * h
+            h = coarse
         return jnp.tanh(h) if config.output == "tanh" else 2 * nn.sigmoid(h) - 1
 
 

@@ -13,25 +13,26 @@ from identitydp_jax.training.loop import on_host, train
 def coarse_config(config):
     """Return the configuration of the coarser network that a run begins with.
 
-    It draws faces up to `config.coarse.drawn` pixels and enlarges them, for `config.coarse.steps`
-    steps, without a discriminator, which would only see that they are blurred, and without L_att.
+    It enlarges the coarse faces of the network, for `config.coarse_steps` steps, without a
+    discriminator, which would only see that they are blurred, and without L_att.
     """
     coarse = config.copy_and_resolve_references()
-    coarse.network.drawn = config.coarse.drawn
-    coarse.steps = config.coarse.steps
-    coarse.freeze_statistics_at = config.coarse.steps
+    coarse.unlock()
+    coarse.network.finer = False
+    coarse.steps = config.coarse_steps
+    coarse.freeze_statistics_at = config.coarse_steps
     coarse.loss.adversarial = coarse.loss.attributes = 0.0
-    coarse.coarse.steps = 0
+    coarse.coarse_steps = 0
     return coarse
 
 
 def train_in_stages(config, workdir, *, profile: bool = False) -> states.TrainState:
-    """Train as `loop.train` does, which see, after a coarser network if `config.coarse.steps`.
+    """Train as `loop.train` does, which see, after a coarser network if `config.coarse_steps`.
 
     The coarser one is trained in the folder `coarse` of `workdir` and saved there; the whole one
     starts from it. The same call continues either.
     """
-    if not config.coarse.steps:
+    if not config.coarse_steps:
         return train(config, workdir, profile=profile)
     first, folder = coarse_config(config), pathlib.Path(workdir) / "coarse"
     state = train(first, folder, faces=workdir)

@@ -49,7 +49,7 @@ def check(config) -> None:
     values = dict(_leaves(config))
     choices = {"loss.kind": losses.KINDS, "loss.reduction": losses.REDUCTIONS, "compute": _COMPUTE}
     needed = (*_COUNTS, *_YES_OR_NO, *_SHARES, *_WEIGHTS, *choices, "refresh", "seed", "data",
-              "coarse.steps", "coarse.drawn", "encoder", "learning_rate", "frozen_rate",
+              "coarse_steps", "encoder", "learning_rate", "frozen_rate",
               "average_decay", "softening", "momentum", "mixture.epsilon", "network.resolution",
               "discriminator.width")  # fmt: skip
     for name in needed:
@@ -67,10 +67,13 @@ def check(config) -> None:
             raise UserError(f"{name} is {values[name]}: give a whole number from 1")
     if not (isinstance(values["refresh"], int) and 0 <= values["refresh"] <= values["pool"]):
         raise UserError(f"refresh is {values['refresh']}: give a whole number from 0 to pool")
-    if not (isinstance(values["coarse.steps"], int) and values["coarse.steps"] >= 0):
-        raise UserError(f"coarse.steps is {values['coarse.steps']}: give a whole number from 0")
-    if values["coarse.steps"]:
-        AEIConfig(**{**config.network, "drawn": values["coarse.drawn"]})
+    if not (isinstance(values["coarse_steps"], int) and values["coarse_steps"] >= 0):
+        raise UserError(f"coarse_steps is {values['coarse_steps']}: give a whole number from 0")
+    if values["coarse_steps"] and not AEIConfig(**config.network).has_coarse:
+        raise UserError(
+            f"coarse_steps is {values['coarse_steps']}, but the network draws no coarse face: set"
+            " network.coarse below network.resolution, or coarse_steps=0"
+        )
     for name in _YES_OR_NO:
         if not isinstance(values[name], bool):
             raise UserError(f"{name} is {values[name]!r}: give True or False")

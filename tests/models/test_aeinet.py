@@ -207,7 +207,9 @@ def _checkered(faces, side):
 
 def _attribute_maps(resolution, *faces):
     """Return the maps of faces (1, 64, 64, 3) for an encoder that sees features at `resolution`."""
-    config = dataclasses.replace(tiny.CONFIG, drawn=8, attribute_resolution=resolution)
+    config = dataclasses.replace(
+        tiny.CONFIG, coarse=8, finer=False, attribute_resolution=resolution
+    )
     faces = jnp.concatenate([jnp.asarray(face, jnp.float32) for face in faces])
     maps = AEINet(config).apply(tiny.variables(config), faces, method="attributes")
     return [np.asarray(x) for x in maps]
@@ -237,7 +239,7 @@ def test_the_attribute_encoder_sees_all_around_the_features():
 @pytest.mark.parametrize(("norm", "alone"), [("pixel", True), ("instance", True), ("batch", False)])
 def test_a_face_in_training_is_its_own_unless_the_batch_normalises(norm, alone):
     # Wide enough for the norm of a pixel: over two channels it is but a sign.
-    config = AEIConfig(64, 1 / 8, widest=256, norm=norm, drawn=8)
+    config = AEIConfig(64, 1 / 8, widest=256, norm=norm, coarse=8, finer=False)
     variables, (faces, identity) = tiny.variables(config), _inputs(3)
     # Attributes as in use; in training the encoder normalises by the batch, whatever `norm`.
     maps = AEINet(config).apply(variables, faces, method="attributes")
@@ -283,24 +285,37 @@ def _leaves(config):
     return {jax.tree_util.keystr(path): leaf.shape for path, leaf in flat}
 
 
-@pytest.mark.parametrize("drawn", [8, 32])
-def test_a_network_that_draws_coarse_faces_is_a_part_of_the_whole_one(drawn):
-    coarse, whole = (
-        _leaves(dataclasses.replace(tiny.CONFIG, norm="pixel", drawn=side)) for side in (drawn, 64)
-    )
-    head = {name for name in coarse if "['head']" in name}
-    assert len(head) == 2 and not any("['head']" in name for name in whole)
-    assert {name: coarse[name] for name in coarse.keys() - head}.items() <= whole.items()
-    blocks = {8: 3, 32: 5}[drawn]
+@pytest.mark.parametrize("side", [8, 32])
+def test_a_network_of_coarse_faces_is_a_part_of_the_whole_one(side):
+    config = dataclasses.replace(tiny.CONFIG, norm="pixel", coarse=side)
+    coarse, whole = _leaves(dataclasses.replace(config, finer=False)), _leaves(config)
+    assert coarse.items() <= whole.items()
+    blocks = {8: 3, 32: 5}[side]
     names = " ".join(coarse)
     assert f"block{blocks - 1}" in names and f"block{blocks}" not in names
     assert f"up{blocks - 2}" in names and f"up{blocks - 1}" not in names
-    # What is beyond the resolution changes nothing.
-    assert _leaves(dataclasses.replace(tiny.CONFIG, norm="pixel", drawn=256)) == whole
+    # The paper's network has no coarse face, and one of the full size is none.
+    paper = _leaves(dataclasses.replace(tiny.CONFIG, norm="pixel"))
+    assert _leaves(dataclasses.replace(config, coarse=64)) == paper
+    added = " ".join(whole.keys() - paper.keys())
+    assert len(whole) == len(paper) + 3 and "['coarse']" in added and "['gain']" in added
+
+
+def test_finer_blocks_add_to_the_coarse_face_by_their_gain():
+    config = dataclasses.replace(tiny.CONFIG, norm="pixel", coarse=16)
+    variables, (faces, identity) = tiny.variables(config), _inputs(2)
+
+    def draw(config, gain):
+        variables["params"]["generator"]["gain"] = jnp.full(3, gain)
+        return np.asarray(AEINet(config).apply(variables, faces, identity))
+
+    coarse = draw(dataclasses.replace(config, finer=False), 1.0)
+    np.testing.assert_allclose(draw(config, 0.0), coarse, atol=1e-6)
+    assert np.abs(draw(config, 1.0) - coarse).mean() > 0.02
 
 
 def test_coarse_faces_are_enlarged_to_the_resolution():
-    config = dataclasses.replace(tiny.CONFIG, norm="pixel", drawn=16)
+    config = dataclasses.replace(tiny.CONFIG, norm="pixel", coarse=16, finer=False)
     variables = tiny.variables(config)
     net, (faces, identity) = AEINet(config), _inputs(2)
     maps = net.apply(variables, faces, method="attributes")

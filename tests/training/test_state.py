@@ -123,10 +123,10 @@ def _flat(*trees):
 
 
 # A coarser network; and one whose convolutions over the attribute maps have another shape.
-@pytest.mark.parametrize("changed", ["network.drawn=16", "network.attribute_kernel=3"])
+@pytest.mark.parametrize("changed", ["network.coarse=16", "network.attribute_kernel=3"])
 def test_a_run_starts_from_the_layers_that_a_model_file_has_too(state, tmp_path, changed):
     path, start = _exported(tmp_path, changed)
-    found = states.create(tiny.training_config(f"initial={path}"))
+    found = states.create(tiny.training_config(), start_from=path)
     flat, given, drawn = _flat(found, start, state)
     assert flat.keys() == drawn.keys()
     taken = {name for name in flat if name in given and given[name].shape == flat[name].shape}
@@ -147,7 +147,7 @@ def test_a_run_starts_from_the_layers_that_a_model_file_has_too(state, tmp_path,
 
 def test_moments_and_discriminator_do_not_come_from_a_model_file(state, tmp_path):
     path, _ = _exported(tmp_path)
-    found = states.create(tiny.training_config(f"initial={path}"))
+    found = states.create(tiny.training_config(), start_from=path)
     for name in ("discriminator", "optimizer", "discriminator_optimizer", "population", "step"):
         jax.tree.map(np.testing.assert_array_equal, getattr(found, name), getattr(state, name))
 
@@ -155,7 +155,7 @@ def test_moments_and_discriminator_do_not_come_from_a_model_file(state, tmp_path
 def test_a_model_of_another_encoder_is_no_start(tmp_path):
     path, _ = _exported(tmp_path)
     with pytest.raises(UserError, match="trained with w600k_mbf, this run is to use sface") as said:
-        states.create(tiny.training_config(f"initial={path}", "encoder=sface"))
+        states.create(tiny.training_config("encoder=sface"), start_from=path)
     assert str(path) in str(said.value) and "\n" not in str(said.value)
     with pytest.raises(UserError, match="no model can be read here"):
-        states.create(tiny.training_config(f"initial={tmp_path / 'none.safetensors'}"))
+        states.create(tiny.training_config(), start_from=tmp_path / "none.safetensors")
