@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 import tiny
+
 from identitydp_jax.checks import UserError
 from identitydp_jax.models import pretrained
 from identitydp_jax.training import coarse

@@ -109,9 +109,11 @@ def test_optimizer_keeps_two_moments_per_parameter(state):
         assert [x.shape for x in arrays] == 2 * [x.shape for x in jax.tree.leaves(params)]
 
 
-def _exported(folder, *overrides):
+def _exported(folder, *overrides, finer=True):
     """Write the start of a run of another seed as a model file; return file and state."""
     config = tiny.training_config("seed=5", *overrides)
+    config.unlock()
+    config.network.finer = finer
     state, path = states.create(config), folder / "start.safetensors"
     export(path, config, state.variables, steps=0, command="identitydp train")
     return path, state
@@ -123,9 +125,11 @@ def _flat(*trees):
 
 
 # A coarser network; and one whose convolutions over the attribute maps have another shape.
-@pytest.mark.parametrize("changed", ["network.coarse=16", "network.attribute_kernel=3"])
-def test_a_run_starts_from_the_layers_that_a_model_file_has_too(state, tmp_path, changed):
-    path, start = _exported(tmp_path, changed)
+@pytest.mark.parametrize(
+    ("changed", "finer"), [((), False), (("network.attribute_kernel=3",), True)]
+)
+def test_a_run_starts_from_the_layers_that_a_model_file_has_too(state, tmp_path, changed, finer):
+    path, start = _exported(tmp_path, *changed, finer=finer)
     found = states.create(tiny.training_config(), start_from=path)
     flat, given, drawn = _flat(found, start, state)
     assert flat.keys() == drawn.keys()
