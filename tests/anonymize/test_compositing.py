@@ -63,7 +63,7 @@ def test_outside_the_region_every_pixel_stays_to_the_last_bit(side, angle):
     )
     inside = np.min(nearest, axis=0) > face_region.FEATHER
     assert (photo[inside] != before[inside]).any(-1).mean() > 0.98
-    assert inside.sum() > 0.3 * side**2
+    assert inside.sum() > 0.2 * side**2
 
 
 def test_frames_beyond_the_photo_are_cut():
@@ -83,9 +83,9 @@ def test_neighbours_keep_their_own_half(order):
     compositing.paste(photo, faces, frames)
     row = photo[30 + 64]
     assert (row[50:105, 0] == 255).all() and (row[50:105, 2] == 0).all()
-    assert (row[135:195, 2] == 255).all() and (row[135:195, 0] == 0).all()
+    assert (row[135:190, 2] == 255).all() and (row[135:190, 0] == 0).all()
     # In between the two mix, without the photo under them, which would show as green.
-    assert row[50:195, 1].max() == 0
+    assert row[50:190, 1].max() == 0
 
 
 def test_strips_do_not_show(monkeypatch):
