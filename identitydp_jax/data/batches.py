@@ -12,7 +12,7 @@ _MOST_THREADS = 16
 _EPOCHS = 2**31  # grain's endless stream overflows in batches of one
 
 
-def open_batches(config, *, start: int, process_index: int, process_count: int):
+def open_batches(config, *, process_index: int, process_count: int):
     """Open this process's part of an endless shuffled stream of faces.
 
     The global batch i holds faces i N to (i + 1) N - 1 of a stream that depends on the source and
@@ -23,7 +23,6 @@ def open_batches(config, *, start: int, process_index: int, process_count: int):
     Args:
       config: `data` (what `sources.open_faces` takes), `network.resolution`, `batch_size`, `seed`,
         and `held_out`: so many faces at the end of the source are never in a batch.
-      start: number of the first batch.
       process_index: of this process.
       process_count: number of processes.
 
@@ -57,9 +56,7 @@ def open_batches(config, *, start: int, process_index: int, process_count: int):
     )
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    iterator = iter(batches[process_index::process_count].to_iter_dataset(options))
-    iterator.set_state({"next_index": start})
-    return iterator
+    return iter(batches[process_index::process_count].to_iter_dataset(options))
 
 
 def read_held_out(config) -> np.ndarray:

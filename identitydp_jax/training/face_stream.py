@@ -10,8 +10,8 @@ from identitydp_jax.training.face_pool import FacePool
 from identitydp_jax.training.synthetic_source import write_folder
 
 
-def open_stream(config, workdir, mesh, *, start: int):
-    """Open the batches of a run, from number `start` on.
+def open_stream(config, workdir, mesh):
+    """Open the batches of a run, from the first on.
 
     `config.data` is ``synthetic`` or what `data.sources.open_faces` takes. Synthetic faces that
     are replaced while training (`config.refresh` > 0) stay in the devices' memory, see `FacePool`:
@@ -24,7 +24,6 @@ def open_stream(config, workdir, mesh, *, start: int):
         `pool` and `refresh`.
       workdir: folder of the run, shared by all processes.
       mesh: from `sharding.make_mesh`.
-      start: number of the first batch.
 
     Returns:
       An iterator over uint8 global arrays (N, R, R, 3), split over the mesh, with `get_state()`,
@@ -35,9 +34,9 @@ def open_stream(config, workdir, mesh, *, start: int):
       UserError: as `open_batches`, `FacePool` and `write_folder` do.
     """
     if config.data != "synthetic":
-        return HostStream(config, mesh, start=start)
+        return HostStream(config, mesh)
     if config.refresh:
-        return FacePool(config, mesh, start=start)
+        return FacePool(config, mesh)
     folder = workdir / "faces"
     if jax.process_index() == 0:
         write_folder(
@@ -48,19 +47,18 @@ def open_stream(config, workdir, mesh, *, start: int):
         multihost_utils.sync_global_devices("faces")
     from_folder = config.copy_and_resolve_references()
     from_folder.data = str(folder)
-    return HostStream(from_folder, mesh, start=start)
+    return HostStream(from_folder, mesh)
 
 
 class HostStream:
     """Batches that grain reads in every process, joined into arrays over all devices."""
 
-    def __init__(self, config, mesh, *, start: int):
+    def __init__(self, config, mesh):
         """Open this process's part; raise `UserError` as `open_batches` does."""
         self._mesh, self._config = mesh, config
         self._batches = open_batches(
-            config, start=start, process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )  # fmt: skip
+            config, process_index=jax.process_index(), process_count=jax.process_count()
+        )
 
     def __iter__(self):
         """Return itself."""

@@ -68,7 +68,7 @@ def train(config, workdir, *, profile: bool = False) -> states.TrainState:
         start = int(state.step)
         if start >= config.steps:
             return state
-        batches = open_stream(config, workdir, mesh, start=0)
+        batches = open_stream(config, workdir, mesh)
         evaluate = _evaluation(config, encode, batches, mesh)
         if seen is not None:
             batches.set_state(seen)
