@@ -43,8 +43,7 @@ def open_stream(config, workdir, mesh):
             folder, count=config.pool + config.held_out, resolution=config.network.resolution,
             seed=config.seed, image_format="png",
         )  # fmt: skip
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("faces")
+    multihost_utils.sync_global_devices("faces")
     from_folder = config.copy_and_resolve_references()
     from_folder.data = str(folder)
     return HostStream(from_folder, mesh)
