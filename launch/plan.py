@@ -20,7 +20,12 @@ from identitydp_jax.data.batches import picture_shape
 from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.training import state as states
-from identitydp_jax.training.configuration import check, check_dimension, read_config
+from identitydp_jax.training.configuration import (
+    add_arguments,
+    check,
+    check_dimension,
+    read_config,
+)
 from identitydp_jax.training.utilization import step_flops
 
 # Assumed, all of them: none was measured.
@@ -242,8 +247,7 @@ def _size(tree) -> int:
 def main() -> int:
     """Print the tables for a configuration."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", required=True)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    add_arguments(parser)
     args = parser.parse_args()
     try:
         config = read_config(args.config, args.set)

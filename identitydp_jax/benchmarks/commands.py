@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from identitydp_jax.checks import UserError, writable_folder
-from identitydp_jax.training.configuration import read_config
+from identitydp_jax.training.configuration import add_arguments, read_config
 
 _BATCHES = (1, 32, 256)
 
@@ -21,11 +21,7 @@ def add_parser(subparsers) -> None:
         description="Run the training step of a configuration on all devices of this process, on"
         " random faces, and its parts by themselves.",
     )
-    train.add_argument("--config", required=True, help="configuration file, configs/NAME.py")
-    train.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE",
-        help="change one value of the configuration; repeatable",
-    )  # fmt: skip
+    add_arguments(train)
     train.add_argument("--steps", type=int, default=20, help="steps to time (%(default)s)")
     anonymize = actions.add_parser("anonymize", help="faces and photos per second")
     anonymize.add_argument("--model", default="default", help="name or file (%(default)s)")

@@ -144,7 +144,7 @@ def _input(config, mesh, step, args, seconds: list[float]):
     rate, lost = "images/s of the input alone", "% of the time lost to the input"
     with tempfile.TemporaryDirectory() as workdir:
         try:
-            batches = open_stream(config, pathlib.Path(workdir), mesh, start=0)
+            batches = open_stream(config, pathlib.Path(workdir), mesh)
             alone = _seconds_of_batches(batches, cycle)
         except UserError as error:
             return args, {rate: None, lost: f"not measured: {error}"}

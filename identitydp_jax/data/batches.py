@@ -18,7 +18,7 @@ def picture_shape(config) -> tuple[int, int, int]:
     return side, side * (2 if config.mixture.twin else 1), 3
 
 
-def open_batches(config, *, start: int, process_index: int, process_count: int):
+def open_batches(config, *, process_index: int, process_count: int):
     """Open this process's part of an endless shuffled stream of faces.
 
     The global batch i holds faces i N to (i + 1) N - 1 of a stream that depends on the source and
@@ -29,7 +29,6 @@ def open_batches(config, *, start: int, process_index: int, process_count: int):
     Args:
       config: `data` (what `sources.open_faces` takes), what `picture_shape` reads, `batch_size`,
         `seed`, and `held_out`: so many faces at the end of the source are never in a batch.
-      start: number of the first batch.
       process_index: of this process.
       process_count: number of processes.
 
@@ -63,9 +62,7 @@ def open_batches(config, *, start: int, process_index: int, process_count: int):
     )
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    iterator = iter(batches[process_index::process_count].to_iter_dataset(options))
-    iterator.set_state({"next_index": start})
-    return iterator
+    return iter(batches[process_index::process_count].to_iter_dataset(options))
 
 
 def read_held_out(config) -> np.ndarray:

@@ -121,8 +121,7 @@ class Checkpoints:
     def _move_aside(self, step: int) -> None:
         if jax.process_index() == 0:
             (self._folder / str(step)).rename(self._folder / f"unreadable-{step}")
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"unreadable-{step}")
+        multihost_utils.sync_global_devices(f"unreadable-{step}")
         self._checkpointer.reload()
 
 
@@ -188,8 +187,7 @@ def _drop_torn_metrics(folder) -> None:
                 json.loads(file.read_bytes())
             except ValueError:
                 file.unlink()
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("metrics")
+    multihost_utils.sync_global_devices("metrics")
 
 
 def _last_readable(checkpointer, checkpoints, abstract):

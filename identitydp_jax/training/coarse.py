@@ -40,6 +40,5 @@ def train_in_stages(config, workdir, *, profile: bool = False) -> states.TrainSt
     variables = on_host(state.variables)
     if jax.process_index() == 0:
         save(start, states.network_config(first), variables, encoder=config.encoder)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("coarse")
+    multihost_utils.sync_global_devices("coarse")
     return train(config, workdir, profile=profile, start_from=start)

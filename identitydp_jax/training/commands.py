@@ -4,7 +4,7 @@ import argparse
 import sys
 import warnings
 
-from identitydp_jax.training.configuration import read_config
+from identitydp_jax.training.configuration import add_arguments, read_config
 
 
 def add_parser(subparsers) -> None:
@@ -15,14 +15,10 @@ def add_parser(subparsers) -> None:
         description="Train a model as a configuration says. The same command continues a run; one "
         "that SIGTERM stops saves what it has done and ends with status 143.",
     )
-    parser.add_argument("--config", required=True, help="configuration file, configs/NAME.py")
+    add_arguments(parser)
     parser.add_argument(
         "--workdir", required=True, help="folder for checkpoints, metrics, pictures"
     )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE",
-        help="change one value of the configuration, e.g. --set data=FOLDER; repeatable",
-    )  # fmt: skip
     parser.add_argument(
         "--profile", action="store_true",
         help="write what JAX's profiler sees of three steps into WORKDIR/profile",

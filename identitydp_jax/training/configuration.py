@@ -18,6 +18,15 @@ _WEIGHTS = ("loss.adversarial", "loss.identity", "loss.attributes", "loss.recons
 _SEED_LIMIT = 2**32  # `jax.random.key` drops higher bits: two seeds would give the same run
 
 
+def add_arguments(parser) -> None:
+    """Add `--config` and `--set`, what `read_config` takes, to a command's arguments."""
+    parser.add_argument("--config", required=True, help="configuration file, configs/NAME.py")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="change one value of the configuration, e.g. --set data=FOLDER; repeatable",
+    )  # fmt: skip
+
+
 def read_config(path, overrides=()):
     """Run `get_config()` of a configuration file and apply NAME=VALUE overrides.
 

@@ -33,13 +33,12 @@ class FacePool:
     All processes have to take batches in step.
     """
 
-    def __init__(self, config, mesh, *, start: int):
-        """Prepare to draw batch `start` next; the pool is filled when it is drawn.
+    def __init__(self, config, mesh):
+        """Prepare to draw batches from the first on; the pool is filled when it is drawn.
 
         Args:
           config: `batch_size`, `pool`, `refresh`, `held_out`, `seed`, what `picture_shape` reads.
           mesh: from `sharding.make_mesh`, of a size that divides the batch.
-          start: number of the first batch.
 
         Raises:
           UserError: the pool isn't a multiple of the batch, the generator doesn't draw at this
@@ -52,7 +51,7 @@ class FacePool:
             raise UserError(
                 f"pool is {config.pool}: make it a multiple of batch_size={rows}, as {nearest}"
             )
-        self._rows, self._refresh, self._step = rows, config.refresh, start
+        self._rows, self._refresh, self._step = rows, config.refresh, 0
         self._rounds, self._held = 0, config.pool // rows
         self._mesh, self._resolution, self._twins = mesh, side, config.mixture.twin > 0
         root = jax.random.key(config.seed)

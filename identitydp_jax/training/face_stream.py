@@ -11,8 +11,8 @@ from identitydp_jax.training.face_pool import FacePool
 from identitydp_jax.training.synthetic_source import write_folder
 
 
-def open_stream(config, workdir, mesh, *, start: int):
-    """Open the batches of a run, from number `start` on.
+def open_stream(config, workdir, mesh):
+    """Open the batches of a run, from the first on.
 
     `config.data` is ``synthetic`` or what `data.sources.open_faces` takes. Synthetic faces that
     are replaced while training (`config.refresh` > 0) stay in the devices' memory, see `FacePool`:
@@ -25,7 +25,6 @@ def open_stream(config, workdir, mesh, *, start: int):
         ``synthetic`` also `pool` and `refresh`.
       workdir: folder of the run, shared by all processes.
       mesh: from `sharding.make_mesh`.
-      start: number of the first batch.
 
     Returns:
       An iterator over uint8 global arrays (N, R, K R, 3), see `picture_shape`, split over the mesh,
@@ -42,32 +41,30 @@ def open_stream(config, workdir, mesh, *, start: int):
                 f"mixture.twin is {config.mixture.twin}, but only generated faces have twins: set"
                 " mixture.twin=0 or data=synthetic"
             )
-        return HostStream(config, mesh, start=start)
+        return HostStream(config, mesh)
     if config.refresh:
-        return FacePool(config, mesh, start=start)
+        return FacePool(config, mesh)
     folder = workdir / "faces"
     if jax.process_index() == 0:
         write_folder(
             folder, count=config.pool + config.held_out, resolution=config.network.resolution,
             seed=config.seed, image_format="png", twins=config.mixture.twin > 0,
         )  # fmt: skip
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("faces")
+    multihost_utils.sync_global_devices("faces")
     from_folder = config.copy_and_resolve_references()
     from_folder.data = str(folder)
-    return HostStream(from_folder, mesh, start=start)
+    return HostStream(from_folder, mesh)
 
 
 class HostStream:
     """Batches that grain reads in every process, joined into arrays over all devices."""
 
-    def __init__(self, config, mesh, *, start: int):
+    def __init__(self, config, mesh):
         """Open this process's part; raise `UserError` as `open_batches` does."""
         self._mesh, self._config = mesh, config
         self._batches = open_batches(
-            config, start=start, process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )  # fmt: skip
+            config, process_index=jax.process_index(), process_count=jax.process_count()
+        )
 
     def __iter__(self):
         """Return itself."""

@@ -75,7 +75,7 @@ def train(
         start = int(state.step)
         if start >= config.steps:
             return state
-        batches = open_stream(config, pathlib.Path(faces or workdir), mesh, start=0)
+        batches = open_stream(config, pathlib.Path(faces or workdir), mesh)
         if start == 0:
             state = _with_population(config, state, batches, encode, encoder_params, mesh)
         evaluate = _evaluation(config, encode, batches, mesh)

@@ -53,25 +53,25 @@ def found_input(monkeypatch, opened, *overrides):
 
 
 def test_waiting_for_the_input_is_told(monkeypatch):
-    args, facts = found_input(monkeypatch, lambda *_, start: stream(0.06))
+    args, facts = found_input(monkeypatch, lambda *_: stream(0.06))
     assert 40 < facts["images/s of the input alone"] <= 8 / 0.06
     assert 50 < facts["% of the time lost to the input"] <= 100
     assert args[0] == 5
 
 
 def test_an_input_that_is_there_is_not_waited_for(monkeypatch):
-    _, facts = found_input(monkeypatch, lambda *_, start: stream(0))
+    _, facts = found_input(monkeypatch, lambda *_: stream(0))
     assert facts["% of the time lost to the input"] < 10
 
 
 def test_faces_made_between_the_steps_take_their_time(monkeypatch):
     overrides = "data=synthetic", "refresh=8", "pool=8"
-    _, facts = found_input(monkeypatch, lambda *_, start: stream(0.06), *overrides)
+    _, facts = found_input(monkeypatch, lambda *_: stream(0.06), *overrides)
     assert 70 < facts["% of the time lost to the input"] < 95
 
 
 def test_data_that_cannot_be_had_are_not_measured(monkeypatch):
-    def missing(*_, start):
+    def missing(*_):
         raise UserError("somewhere: no such folder")
 
     args, facts = found_input(monkeypatch, missing)

@@ -23,7 +23,9 @@ def _config(data, *, seed=0, size=4, held_out=0, twin=0.0):
 
 def _open(data, *, start=0, process=(0, 1), **values):
     config = _config(data, **values)
-    return open_batches(config, start=start, process_index=process[0], process_count=process[1])
+    batches = open_batches(config, process_index=process[0], process_count=process[1])
+    batches.set_state({"next_index": start})
+    return batches
 
 
 def _take(batches, count=6):

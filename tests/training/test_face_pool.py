@@ -62,7 +62,7 @@ def _faces(batches):
 
 
 def test_batches_lie_split_over_the_devices():
-    batch = next(FacePool(_config(), _mesh(), start=0))
+    batch = next(FacePool(_config(), _mesh()))
     assert batch.shape == (8, SIDE, SIDE, 3) and batch.dtype == jnp.uint8
     assert batch.sharding == sharding.over_batch(_mesh())
     assert {shard.data.shape[0] for shard in batch.addressable_shards} == {1}
@@ -70,32 +70,33 @@ def test_batches_lie_split_over_the_devices():
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_batches_do_not_depend_on_the_number_of_devices(devices):
-    few, many = (FacePool(_config(), _mesh(n), start=0) for n in (devices, 8))
+    few, many = (FacePool(_config(), _mesh(n)) for n in (devices, 8))
     np.testing.assert_array_equal(_take(few, 9), _take(many, 9))
 
 
 @pytest.mark.parametrize("start", [1, 5, 12])
 def test_a_pool_that_resumes_gives_the_batches_that_it_would_have_given(start):
-    whole = _take(FacePool(_config(), _mesh(), start=0), 20)
-    pool = FacePool(_config(), _mesh(2), start=start)
+    whole = _take(FacePool(_config(), _mesh()), 20)
+    pool = FacePool(_config(), _mesh(2))
+    pool.set_state({"next_index": start})
     np.testing.assert_array_equal(_take(pool, 3), whole[start : start + 3])
     state = pool.get_state()
     assert state == {"next_index": start + 3}
     _take(pool, 4)
-    for other in (pool, FacePool(_config(), _mesh(), start=0)):
+    for other in (pool, FacePool(_config(), _mesh())):
         other.set_state(state)
         np.testing.assert_array_equal(_take(other, 1)[0], whole[start + 3])
 
 
 def test_without_refresh_each_row_shows_its_share_of_the_pool():
-    batches = _take(FacePool(_config(refresh=0), _mesh(), start=0), 40)
+    batches = _take(FacePool(_config(refresh=0), _mesh()), 40)
     rows = _faces(batches)
     assert [len(row) for row in rows] == [3] * 8
     assert len(set.union(*rows)) == 24
 
 
 def test_faces_are_replaced_at_the_rate_asked_for():
-    batches = _take(FacePool(_config(refresh=4), _mesh(), start=0), 60)
+    batches = _take(FacePool(_config(refresh=4), _mesh()), 60)
     # 4 of 8 rows a step: every second step a face of each row, so 3 + 29 rounds in all
     rounds = 3 + 59 * 4 // 8
     shown = len(set.union(*_faces(batches)))
@@ -105,7 +106,7 @@ def test_faces_are_replaced_at_the_rate_asked_for():
 
 
 def test_seeds_and_purposes_have_faces_of_their_own():
-    one, other = (_take(FacePool(_config(seed=s), _mesh(), start=0), 4) for s in (0, 1))
+    one, other = (_take(FacePool(_config(seed=s), _mesh()), 4) for s in (0, 1))
     assert not set.union(*_faces(one)) & set.union(*_faces(other))
 
 
@@ -118,18 +119,18 @@ def test_seeds_and_purposes_have_faces_of_their_own():
 )
 def test_a_pool_that_rows_cannot_share_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        FacePool(_config(**changes), _mesh(), start=0)
+        FacePool(_config(**changes), _mesh())
 
 
 def test_a_resolution_that_the_generator_lacks_is_refused():
     config = _config()
     config.network.resolution = 96
     with pytest.raises(UserError, match=r"network\.resolution is 96: choose one of"):
-        FacePool(config, _mesh(), start=0)
+        FacePool(config, _mesh())
 
 
 def test_twins_lie_beside_the_faces_that_there_would_be_without():
-    alone, pairs = (FacePool(_config(**more), _mesh(), start=0) for more in ({}, TWINS))
+    alone, pairs = (FacePool(_config(**more), _mesh()) for more in ({}, TWINS))
     for _ in range(5):
         faces, pictures = np.asarray(next(alone)), np.asarray(next(pairs))
         assert pictures.shape == (8, SIDE, 2 * SIDE, 3) and pictures.dtype == np.uint8
@@ -175,7 +176,7 @@ def test_a_folder_of_twins_holds_the_faces_of_one_without_beside_them(noise, tmp
 
 
 def test_a_fixed_set_of_twins_is_read_from_its_folder(noise, tmp_path):
-    stream = face_stream.open_stream(_config(refresh=0, **TWINS), tmp_path, _mesh(), start=0)
+    stream = face_stream.open_stream(_config(refresh=0, **TWINS), tmp_path, _mesh())
     for pictures in (np.asarray(next(stream)), stream.held_out()):
         assert pictures.shape == (len(pictures), SIDE, 2 * SIDE, 3)
         np.testing.assert_array_equal(pictures[:, :, SIDE:], pictures[:, ::-1, :SIDE])
@@ -186,32 +187,35 @@ def test_twins_of_faces_that_are_not_generated_are_refused(tmp_path):
     message = r"mixture\.twin is 0\.5, but only generated .* set mixture\.twin=0"
     for data in (tmp_path / "faces", f"array_record:{tmp_path}"):
         with pytest.raises(UserError, match=message) as caught:
-            face_stream.open_stream(_config(data=str(data), **TWINS), tmp_path, _mesh(), start=0)
+            face_stream.open_stream(_config(data=str(data), **TWINS), tmp_path, _mesh())
         assert "\n" not in str(caught.value)
 
 
 def test_streams_of_folders_and_of_fixed_faces_are_read_by_grain(noise, tmp_path):
-    fixed = face_stream.open_stream(_config(refresh=0), tmp_path, _mesh(), start=0)
+    fixed = face_stream.open_stream(_config(refresh=0), tmp_path, _mesh())
     batches = [np.asarray(next(fixed)) for _ in range(4)]
     assert len(list((tmp_path / "faces").glob("*.png"))) == 24 + 3
     assert fixed.held_out().shape == (3, SIDE, SIDE, 3)
     assert next(fixed).sharding == sharding.over_batch(_mesh())
     assert fixed.get_state() == {"next_index": 5}
     folder = _config(data=str(tmp_path / "faces"))
-    again = face_stream.open_stream(folder, tmp_path, _mesh(), start=2)
+    again = face_stream.open_stream(folder, tmp_path, _mesh())
+    again.set_state({"next_index": 2})
     np.testing.assert_array_equal(np.asarray(next(again)), batches[2])
     again.set_state({"next_index": 1})
     np.testing.assert_array_equal(np.asarray(next(again)), batches[1])
 
 
 def test_streams_of_replaced_faces_are_pools(tmp_path):
-    assert isinstance(face_stream.open_stream(_config(), tmp_path, _mesh(), start=0), FacePool)
+    assert isinstance(face_stream.open_stream(_config(), tmp_path, _mesh()), FacePool)
 
 
 def test_held_out_faces_are_in_no_batch_and_the_same_on_any_devices():
-    pool = FacePool(_config(), _mesh(), start=0)
+    pool = FacePool(_config(), _mesh())
     held_out = pool.held_out()
     assert held_out.shape == (3, SIDE, SIDE, 3) and held_out.dtype == np.uint8
-    np.testing.assert_array_equal(FacePool(_config(), _mesh(2), start=7).held_out(), held_out)
+    other = FacePool(_config(), _mesh(2))
+    other.set_state({"next_index": 7})
+    np.testing.assert_array_equal(other.held_out(), held_out)
     shades = {tuple(shade) for shade in held_out[:, 0, 0]}
     assert len(shades) == 3 and not shades & set.union(*_faces(_take(pool, 20)))

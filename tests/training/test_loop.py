@@ -143,7 +143,7 @@ def test_a_run_leaves_metrics_pictures_and_checkpoints(whole):
 def test_identities_are_measured_on_the_first_faces_and_training_goes_on_from_there(whole, folder):
     workdir, state = whole
     config = _config(folder)
-    stream = loop.open_stream(config, workdir, sharding.make_mesh(), start=0)
+    stream = loop.open_stream(config, workdir, sharding.make_mesh())
     faces = np.asarray(next(stream))
     expected = measure(tiny.encode(tiny.encoder_params(), identity_crop(to_float(faces))))
     for name in ("mean", "deviation"):
