@@ -77,6 +77,7 @@ def get_config():
     config.compute = "float32"
     config.remat = False
     config.coarse_steps = 0
+    config.coarse_rate = 1.0
     config.steps = 500_000
     config.log_every = 100
     config.checkpoint_every = 5_000

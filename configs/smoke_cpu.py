@@ -66,6 +66,7 @@ def get_config():
     config.compute = "float32"
     config.remat = False
     config.coarse_steps = 20
+    config.coarse_rate = 1.0
     config.steps = 60
     config.log_every = 10
     config.checkpoint_every = 30

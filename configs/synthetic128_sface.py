@@ -19,11 +19,11 @@ def get_config():
     config.data = "synthetic"
     # Of generated faces: how many are drawn from, and how many of them are replaced at every step.
     # Replaced ones live on the devices; with 0, for slow devices, a folder in the workdir is made.
-    config.pool = 5000
+    config.pool = 2424
     config.refresh = 0
-    config.held_out = 32
+    config.held_out = 24
     # So many faces are measured first, to know what the identities of people are like.
-    config.population = 4096
+    config.population = 2048
     # Augments the faces; takes up to this share of fine detail from what the encoder sees.
     config.augmentation = True
     config.softening = 1.0
@@ -46,29 +46,29 @@ def get_config():
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 0.25})
 
     config.mixture = ml_collections.ConfigDict(
-        {"same": 0.3, "twin": 0.5, "other": 0.05, "noised": 0.1, "epsilon": (50.0, 10000.0)}
+        {"same": 0.2, "twin": 0.35, "other": 0.1, "noised": 0.2, "epsilon": (50.0, 10000.0)}
     )
     config.loss = ml_collections.ConfigDict(
         {
             "kind": "hinge",
             "reduction": "mean",
-            "adversarial": 0.5,
-            "identity": 3.0,
-            "attributes": 2.0,
+            "adversarial": 0.3,
+            "identity": 4.0,
+            "attributes": 0.0,
             "reconstruction": 200.0,
             # Beyond the paper: the discriminator's features where the truth is known, what leaks
             # of the original, and colours.
-            "texture": 10.0,
-            "leak": 2.0,
+            "texture": 5.0,
+            "leak": 4.0,
             "colour": 100.0,
         }
     )
-    config.learning_rate = 8e-4
+    config.learning_rate = 2.5e-4
     config.momentum = 0.5  # Adam's first beta
     config.average_decay = 0.998
     # From this step on batch norm uses fixed statistics of 1,024 faces, as it does in use: those of
     # small batches tell the network about the other faces, which an anonymized photo lacks.
-    config.freeze_statistics_at = 6_000
+    config.freeze_statistics_at = 1_500
     config.frozen_rate = 0.25  # times the learning rate, from then on
 
     config.batch_size = 8
@@ -81,8 +81,9 @@ def get_config():
     config.compute = "float32"
     # Computes the generator's blocks again in the backward pass instead of keeping their insides.
     config.remat = False
-    config.coarse_steps = 8000
-    config.steps = 10_000
+    config.coarse_steps = 10_000
+    config.coarse_rate = 3.2  # times the learning rate, for these steps
+    config.steps = 2_000
     config.log_every = 100
     # Checkpoints are measured on the held-out faces; the newest and the best one are kept.
     config.checkpoint_every = 500

@@ -42,22 +42,22 @@ def get_config():
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 0.5})
 
     config.mixture = ml_collections.ConfigDict(
-        {"same": 0.2, "twin": 0.4, "other": 0.1, "noised": 0.2, "epsilon": (50.0, 10000.0)}
+        {"same": 0.2, "twin": 0.35, "other": 0.1, "noised": 0.2, "epsilon": (50.0, 10000.0)}
     )
     config.loss = ml_collections.ConfigDict(
         {
             "kind": "hinge",
             "reduction": "mean",
-            "adversarial": 1.0,
-            "identity": 5.0,
-            "attributes": 2.0,
-            "reconstruction": 100.0,
-            "texture": 10.0,
-            "leak": 2.0,
+            "adversarial": 0.3,
+            "identity": 4.0,
+            "attributes": 0.0,
+            "reconstruction": 200.0,
+            "texture": 5.0,
+            "leak": 4.0,
             "colour": 100.0,
         }
     )
-    config.learning_rate = 4e-4
+    config.learning_rate = 2.5e-4
     config.momentum = 0.5
     config.average_decay = 0.999
     config.freeze_statistics_at = 100_000
@@ -68,7 +68,8 @@ def get_config():
     config.fsdp = False
     config.compute = "bfloat16"
     config.remat = False
-    config.coarse_steps = 10000
+    config.coarse_steps = 10_000
+    config.coarse_rate = 3.2
     config.steps = 120_000
     config.log_every = 100
     config.checkpoint_every = 2_000

@@ -13,13 +13,15 @@ from identitydp_jax.training.loop import on_host, train
 def coarse_config(config):
     """Return the configuration of the coarser network that a run begins with.
 
-    It enlarges the coarse faces of the network, for `config.coarse_steps` steps, without a
-    discriminator, which would only see that they are blurred, and without L_att.
+    It enlarges the coarse faces of the network, for `config.coarse_steps` steps at
+    `config.coarse_rate` times the learning rate, without a discriminator, which would only see that
+    they are blurred, and without L_att.
     """
     coarse = config.copy_and_resolve_references()
     coarse.unlock()
     coarse.network.finer = False
     coarse.steps = config.coarse_steps
+    coarse.learning_rate *= config.coarse_rate
     coarse.freeze_statistics_at = config.coarse_steps
     coarse.loss.adversarial = coarse.loss.attributes = 0.0
     coarse.coarse_steps = 0

@@ -58,7 +58,7 @@ def check(config) -> None:
     values = dict(_leaves(config))
     choices = {"loss.kind": losses.KINDS, "loss.reduction": losses.REDUCTIONS, "compute": _COMPUTE}
     needed = (*_COUNTS, *_YES_OR_NO, *_SHARES, *_WEIGHTS, *choices, "refresh", "seed", "data",
-              "coarse_steps", "encoder", "learning_rate", "frozen_rate",
+              "coarse_steps", "coarse_rate", "encoder", "learning_rate", "frozen_rate",
               "average_decay", "softening", "momentum", "mixture.epsilon", "network.resolution",
               "discriminator.width")  # fmt: skip
     for name in needed:
@@ -101,7 +101,7 @@ def check(config) -> None:
     low, high = (positive("mixture.epsilon", bound) for bound in values["mixture.epsilon"])
     if low > high:
         raise UserError(f"mixture.epsilon is {(low, high)}: give the lower bound first")
-    for name in ("learning_rate", "discriminator.width"):
+    for name in ("learning_rate", "coarse_rate", "discriminator.width"):
         positive(name, values[name])
     for name in ("average_decay", "momentum"):
         if not 0 <= values[name] < 1:

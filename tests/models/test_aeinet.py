@@ -24,10 +24,10 @@ _KEY = jax.random.key(0)
 # The number of parameters of every configuration that the repository holds.
 PINNED = {
     "paper_celebahq256": 184_346_453,
-    "smoke_cpu": 481_076,
-    "synthetic128": 4_445_154,
-    "synthetic128_sface": 3_105_762,
-    "synthetic256": 19_565_492,
+    "smoke_cpu": 481_094,
+    "synthetic128": 4_445_208,
+    "synthetic128_sface": 3_105_816,
+    "synthetic256": 19_565_690,
 }
 
 
@@ -365,7 +365,7 @@ def test_training_normalises_by_the_batch_and_updates_statistics():
         ({"output": "relu"}, "output is 'relu'"),
         ({"widest": 0}, "widest is 0"),
         ({"attribute_resolution": 24}, "attribute_resolution is 24: choose one of 8, 16, 32"),
-        ({"drawn": 0}, "drawn is 0: choose one of 8, 16, 32"),
+        ({"coarse": 0}, "coarse is 0: choose one of 8, 16, 32"),
     ],
 )
 def test_settings_that_no_network_has_are_named(settings, message):

@@ -25,11 +25,12 @@ def runs(monkeypatch):
 
 
 def test_a_coarser_network_is_trained_first_and_the_whole_one_starts_from_it(runs, tmp_path):
-    config = tiny.training_config("coarse_steps=4", "seed=3")
+    config = tiny.training_config("coarse_steps=4", "coarse_rate=3.0", "seed=3")
     state = coarse.train_in_stages(config, tmp_path)
     (first, folder, faces, start), (whole, workdir, own, start_from) = runs
     check(first)
     assert (first.steps, first.network.finer, first.coarse_steps) == (4, False, 0)
+    assert first.learning_rate == 3 * whole.learning_rate
     assert first.loss.adversarial == first.loss.attributes == 0 < first.loss.identity
     assert folder == tmp_path / "coarse" and faces == tmp_path and start is None
     assert whole == config and whole.loss.adversarial > 0  # as it was given

@@ -67,6 +67,7 @@ def test_wrong_overrides_are_named_with_the_nearest_name(override, message):
         ("loss.identity=-1", "loss.identity is -1.0: give a finite number from 0"),
         ("loss.colour=nan", "loss.colour is nan"),
         ("learning_rate=0", "learning_rate is 0.0"),
+        ("coarse_rate=0", "coarse_rate is 0.0"),
         ("average_decay=1", "average_decay is 1.0"),
         ("mixture.same=0.9", "mixture.same, .* add up to more than 1"),
         ("mixture.noised=-0.1", "mixture.noised is -0.1"),
