@@ -253,8 +253,8 @@ class ModelFile:
 _MODELS = (
     ModelFile(
         name="synthetic128",
-        sha256="4ffabc1379c3ebcc88a6925bb4ef5ea2a2defde286ff3f5679b97861ddb4662c",
-        size=6287702,
+        sha256="c906be80fcdb3f64fe2cfd57a26f665911ec2241623eacd8403b662720ca1900",
+        size=9440104,
         licence="non-commercial research only (its identity encoder's)",
         source="128 px, for CPUs; trained on faces of nobody",
     ),
