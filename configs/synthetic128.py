@@ -3,10 +3,10 @@
     identitydp train --config configs/synthetic128.py --workdir runs/synthetic128 \\
         --export synthetic128.safetensors
 
-Cost: 27.8 faces a second on two idle CPU cores without the identity network, 12 to 16 with it on
-cores that had other work: about two hours for the 7,200 steps of the shipped file. Its loss weights
-were changed on the way; the model card (identitydp_jax/models/shipped/synthetic128.md) lists them
-and the result. This file, run as it is from step 0 to its end, has not been measured.
+Cost: 80,000 faces of the coarse network at 17 a second on two idle CPU cores, then 16,000 of the
+whole one at 8 to 9, while they had other work. The shipped file came from nearly these settings; its
+model card (identitydp_jax/models/shipped/synthetic128.md) lists the stages and the result. This
+file, run as it is from step 0 to its end, has not been measured.
 """
 
 import ml_collections

@@ -7,7 +7,7 @@ The generator's faces lie on the devices, a pool of 32,768 and their twins (12.9
 devices) of which 16 pairs are new at every step. Half precision inside, parameters and losses in
 float32.
 
-Cost: 68 GFLOP a face (`launch/plan.py`), 15.4 million faces in all. Measured result: none
+Cost: 65 GFLOP a face (`launch/plan.py`), 15.4 million faces in all. Measured result: none
 yet, it has not been trained.
 """
 

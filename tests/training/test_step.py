@@ -81,6 +81,9 @@ def step(config):
 def once(config, step):
     """A state, the state after one step, and the metrics."""
     before = jax.device_get(states.create(config))
+    # As after some steps: at first the finer blocks stand behind a gain of 0, without a gradient.
+    for params in (before.params, before.average["params"]):
+        params["generator"]["gain"] = np.full(3, 0.1, np.float32)
     after, metrics = step(before, tiny.pictures(8), jax.random.key(0))
     return before, jax.device_get(after), metrics
 
