@@ -7,8 +7,9 @@ From IdentityDP (arXiv 2103.01745): the printed losses (14) to (17) with their s
 and lambda_att = lambda_rec = 10 (18), Adam with betas 0 and 0.999 at 4e-4, CelebA-HQ at 256 px.
 From FaceShifter (arXiv 1912.13457), whose network it takes: layers and widths, batch norm over all
 devices, batches of 32, 500,000 steps, and one's own identity for a fifth of the faces. No
-augmentation, no averaged parameters, no term of ours, and no noised identity: budgets come in when
-the network is used.
+augmentation, no averaged parameters, no term of ours, no twins, and no noised identity: budgets
+come in when the network is used. Unlike the paper's, it draws the face alone: what lies around it
+stays as it is in the photo, in training as in use.
 
 Neither says, so these are our choices: 1x1 attribute convolutions, a mask of one channel, three
 strided layers in each discriminator. The paper's encoder was an ArcFace ResNet; for one that you
@@ -30,6 +31,7 @@ def get_config():
     config.pool = 65_536
     config.refresh = 8
     config.held_out = 64
+    config.population = 4096
     config.augmentation = False
     config.softening = 0.0
     config.encoder = "w600k_mbf"
@@ -38,6 +40,7 @@ def get_config():
         {
             "resolution": 256,
             "width": 1.0,
+            "widest": 1024,
             "attribute_kernel": 1,
             "mask": "one",
             "norm": "batch",
@@ -47,7 +50,7 @@ def get_config():
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 1.0})
 
     config.mixture = ml_collections.ConfigDict(
-        {"same": 0.2, "other": 0.8, "noised": 0.0, "epsilon": (1.0, 1.0)}
+        {"same": 0.2, "twin": 0.0, "other": 0.8, "noised": 0.0, "epsilon": (1.0, 1.0)}
     )
     config.loss = ml_collections.ConfigDict(
         {
@@ -57,12 +60,13 @@ def get_config():
             "identity": 5.0,
             "attributes": 10.0,
             "reconstruction": 10.0,
-            "background": 0.0,
+            "texture": 0.0,
             "leak": 0.0,
             "colour": 0.0,
         }
     )
     config.learning_rate = 4e-4
+    config.momentum = 0.0
     config.average_decay = 0.0
     config.freeze_statistics_at = 500_001  # never: running statistics are used
     config.frozen_rate = 1.0
@@ -72,6 +76,8 @@ def get_config():
     config.fsdp = False
     config.compute = "float32"
     config.remat = False
+    config.coarse_steps = 0
+    config.coarse_rate = 1.0
     config.steps = 500_000
     config.log_every = 100
     config.checkpoint_every = 5_000

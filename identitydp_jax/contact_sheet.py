@@ -82,7 +82,7 @@ def anonymize_examples(model: Model, detector: Detector) -> tuple[Image.Image, n
         for caption, original in photos.items():
             results = []
             for setting, key in COLUMNS:
-                method = IdentityDP(model, setting)
+                method = IdentityDP(model, setting.at(model.dimension))
                 result, _ = anonymize_photo(method, original, master=_KEYS[key], detector=detector)
                 results.append(result)
                 progress.update()
@@ -144,7 +144,7 @@ def _measured(model: Model, original, results: list, points) -> list[Tile]:
     for (setting, key), tile, embedding in zip(COLUMNS, tiles[1:], embeddings[1:], strict=True):
         lines = (
             f"{_name(setting)}, key {key}",
-            f"expected cosine {setting.expected_cosine:.3f}",
+            f"expected cosine {setting.at(model.dimension).expected_cosine:.3f}",
             f"measured cosine {float(embedding @ embeddings[0]):.3f}",
             f"SSIM {structural_similarity(tiles[0], tile, channel_axis=2):.3f}",
         )

@@ -9,16 +9,23 @@ measured on the machines that it speaks of.
 
 import argparse
 import dataclasses
+import math
 import sys
 
 import jax
 import jax.numpy as jnp
 
 from identitydp_jax.checks import UserError
+from identitydp_jax.data.batches import picture_shape
 from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.training import state as states
-from identitydp_jax.training.configuration import add_arguments, check, read_config
+from identitydp_jax.training.configuration import (
+    add_arguments,
+    check,
+    check_dimension,
+    read_config,
+)
 from identitydp_jax.training.utilization import step_flops
 
 # Assumed, all of them: none was measured.
@@ -69,10 +76,10 @@ class Cost:
       flops: per face.
       activations: bytes per face that the backward pass reads, before XLA joins or drops any.
       gradients: bytes of both players' gradients, what an all-reduce sums.
-      state: bytes of parameters, their average, running statistics and second moments.
+      state: bytes of parameters, their average, running statistics, population and both moments.
       updated: bytes that the optimizers and the average read and write.
       norms: batch-norm layers that a step passes through, each time counted.
-      face: bytes of one face as it arrives.
+      face: bytes of one face as it arrives, with its twin if it has one.
     """
 
     flops: float
@@ -112,7 +119,6 @@ def step_cost(config, encode, encoder_params) -> Cost:
     faces; bytes come from shapes. `encoder_params` may be shapes. On a CPU the FLOPs are those of a
     CPU's convolutions, 6 % more than accelerators need.
     """
-    side = config.network.resolution
     state = states.shapes(config)
 
     def flops(count):
@@ -128,24 +134,24 @@ def step_cost(config, encode, encoder_params) -> Cost:
         activations=_residual_bytes(config, state, 2) - _residual_bytes(config, state, 1),
         gradients=trained,
         state=_size(state),
-        # Gradient, parameter and second moment are read, all but the first written; the network's
+        # Gradient, parameter and both moments are read, all but the first written; the network's
         # average is read and written, its parameter read again.
-        updated=5 * trained + 3 * _size(state.params),
+        updated=7 * trained + 3 * _size(state.params),
         norms=len(means) + inside,  # the attribute encoder sees the drawn face, too
-        face=side * side * 3,
+        face=math.prod(picture_shape(config)),
     )
 
 
 def predict(cost: Cost, machine: Machine, faces: int, *, devices: int, fsdp: bool) -> Prediction:
     """Predict a step of `faces` per device on n `devices` of a machine.
 
-        compute    = faces flops / (MFU peak)
-        update     = updated / memory_rate                         with fsdp the n-th part of it
-        reduce     = 2 (n - 1) / n gradients / (LINKS link_rate)   with fsdp, gathered and scattered
-        norm       = 2 norms latency                               forward and backward; 0 if n = 1
-        slowest    = compute + update + norm + reduce
-        fastest    = compute + update + norm + max(0, reduce - OVERLAP compute)
-        efficiency = step of one device / fastest                  weak scaling
+    compute    = faces flops / (MFU peak)
+    update     = updated / memory_rate                         with fsdp the n-th part of it
+    reduce     = 2 (n - 1) / n gradients / (LINKS link_rate)   with fsdp, gathered and scattered
+    norm       = 2 norms latency                               forward and backward; 0 if n = 1
+    slowest    = compute + update + norm + reduce
+    fastest    = compute + update + norm + max(0, reduce - OVERLAP compute)
+    efficiency = step of one device / fastest                  weak scaling
     """
     n = devices
     compute = faces * cost.flops / (MFU * machine.peak)
@@ -247,6 +253,7 @@ def main() -> int:
         config = read_config(args.config, args.set)
         check(config)
         encode, params = load_encoder(config.encoder)
+        check_dimension(config, encode)
     except UserError as error:
         print(f"plan.py: error: {error}", file=sys.stderr)
         return 2

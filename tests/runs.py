@@ -84,19 +84,19 @@ def totals(workdir):
     return [float(row["total"]) for row in table(workdir)]
 
 
-def average(workdir):
-    """Return the averaged parameters of the newest checkpoint."""
+def variables(workdir):
+    """Return what draws faces after the newest checkpoint."""
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def abstract(config):
         shapes = states.shapes(ml_collections.ConfigDict(config))
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
 
-    return read_run(workdir / "checkpoints", abstract)[1].average
+    return read_run(workdir / "checkpoints", abstract)[1].variables
 
 
 def assert_same(a, b):
     """Hold the metrics and the result of two runs equal, bit for bit."""
     for name in ("metrics", "held_out"):
         assert table(a, name) == table(b, name)
-    jax.tree.map(np.testing.assert_array_equal, average(a), average(b))
+    jax.tree.map(np.testing.assert_array_equal, variables(a), variables(b))

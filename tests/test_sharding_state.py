@@ -38,7 +38,7 @@ def test_big_arrays_are_split_along_their_largest_divisible_axis(shape, spec):
 
 @pytest.fixture(scope="module")
 def state():
-    return states.create(tiny.training_config("network.width=0.125"))
+    return states.create(tiny.training_config("network.width=0.25"))
 
 
 def _bytes_on_a_device(tree):

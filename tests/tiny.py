@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from identitydp_jax.models import population
 from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
 from identitydp_jax.privacy import chacha
 from identitydp_jax.training.configuration import read_config
@@ -35,8 +36,11 @@ def filled(shapes, seed: int = 0):
 
 
 def variables(config=CONFIG, seed: int = 0):
-    """Random parameters and fresh statistics of an `AEINet`."""
-    return filled(variable_shapes(config), seed)
+    """Random parameters and fresh statistics of an `AEINet`; a population that moves nothing."""
+    return {
+        **filled(variable_shapes(config), seed),
+        "population": population.zeros(config.identity_dimension),
+    }
 
 
 def faces(count: int, resolution: int = 64, seed: int = 0):
@@ -48,11 +52,20 @@ def faces(count: int, resolution: int = 64, seed: int = 0):
     return np.stack([np.asarray(x) for x in smooth])
 
 
+def pictures(count: int, resolution: int = 64, seed: int = 0):
+    """Each of `faces` beside a twin of another seed, uint8 (count, resolution, 2 resolution, 3)."""
+    both = (faces(count, resolution, s) for s in (seed, seed + 1000))
+    return np.concatenate([*both], axis=2)
+
+
 def encode(params, crops):
     """Stand for an identity encoder: unit embeddings (N, 512) of crops (N, 112, 112, 3)."""
     blocks = crops.reshape(-1, 16, 7, 16, 7, 3).mean((2, 4)).reshape(-1, 768)
     embedding = blocks @ params["kernel"]
     return embedding / jnp.linalg.norm(embedding, axis=-1, keepdims=True)
+
+
+encode.dimension = 512  # as an `identity.Encoder` has it
 
 
 def encoder_params():
@@ -69,12 +82,13 @@ def write_faces(folder, count: int, resolution: int = 64):
     return folder
 
 
-def training_config(*overrides: str):
-    """The configuration that ships, shrunk to a network that trains in seconds."""
-    path = pathlib.Path(__file__).parents[1] / "configs" / "synthetic128.py"
+def training_config(*overrides: str, name: str = "synthetic128"):
+    """The configuration that ships, or another, shrunk to a network that trains in seconds."""
+    path = pathlib.Path(__file__).parents[1] / "configs" / f"{name}.py"
     small = (
         "network.resolution=64", "network.width=0.03125", "discriminator.width=0.03125",
         "discriminator.layers=1", "batch_size=8", "steps=6", "log_every=1", "checkpoint_every=3",
-        "held_out=3",
+        "held_out=3", "population=8", "network.coarse=16", "coarse_steps=0",
+        "loss.attributes=2.0",
     )  # fmt: skip
     return read_config(path, (*small, *overrides))

@@ -30,6 +30,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--calibration", metavar="C", help="of laplace, as for anonymize (certified-l2)"
     )
+    parser.add_argument("--dimension", type=int, metavar="D", help="length of the embeddings (512)")
     parser.add_argument(
         "--seed", type=int, metavar="N", help="number that all draws are derived from (0)"
     )
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _replay(args):
-    for name in ("mechanism", "epsilon", "calibration", "seed"):
+    for name in ("mechanism", "epsilon", "calibration", "dimension", "seed"):
         if getattr(args, name) is not None:
             raise UserError(f"--{name} does not go with --manifest: leave one of them out")
     from identitydp_jax.anonymize import replay
@@ -71,10 +72,16 @@ def _suite(args):
     from identitydp_jax.privacy import audit_suite
 
     name = args.mechanism or "laplace"
-    for option, fits in (("calibration", name == "laplace"), ("epsilon", name != "random")):
+    fitting = {
+        "calibration": name == "laplace",
+        "epsilon": name != "random",
+        "dimension": name != audit_suite.FLOAT_LAPLACE,
+    }
+    for option, fits in fitting.items():
         if getattr(args, option) is not None and not fits:
             raise UserError(f"--{option} does not go with the mechanism {name}: leave it out")
     epsilons = args.epsilon or audit_suite.EPSILONS[name]
     calibration = args.calibration or "certified-l2"
-    checks = audit_suite.run(name, epsilons, calibration, seed=args.seed or 0)
+    dimension = 512 if args.dimension is None else args.dimension
+    checks = audit_suite.run(name, epsilons, calibration, seed=args.seed or 0, dimension=dimension)
     return f"Audit of the mechanism {name}", checks

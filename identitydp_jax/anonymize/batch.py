@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import pathlib
+from collections.abc import Callable
 
 from identitydp_jax import __version__
 from identitydp_jax.anonymize import compositing, files, images, methods, photos
@@ -141,8 +143,11 @@ def _method(args) -> methods.Method:
     return method
 
 
-def _setting(args, given: list[str]) -> setting.PrivacySetting:
-    """Return the setting that the options ask for in words, by likeness or in numbers."""
+def _setting(args, given: list[str]) -> Callable[[int], setting.PrivacySetting]:
+    """Return the setting that the options ask for in words, by likeness or in numbers.
+
+    As `methods.parse` takes it: the model says how long embeddings are.
+    """
     if "privacy" in given or "target_similarity" in given:
         allowed = {"privacy"} if "privacy" in given else {"target_similarity", "mechanism"}
         if clash := [name for name in given if name not in allowed]:
@@ -151,10 +156,11 @@ def _setting(args, given: list[str]) -> setting.PrivacySetting:
                 f"--{first} chooses the setting: leave --{clash[0].replace('_', '-')} out"
             )
     if args.privacy is not None:
-        return setting.LEVELS[args.privacy]
+        return setting.LEVELS[args.privacy].at
     if args.target_similarity is not None:
-        return setting.for_similarity(args.target_similarity, args.mechanism or "privunit")
-    return setting.PrivacySetting(**{name: getattr(args, name) for name in given})
+        mechanism = args.mechanism or "privunit"
+        return functools.partial(setting.for_similarity, args.target_similarity, mechanism)
+    return setting.PrivacySetting(**{name: getattr(args, name) for name in given}).at
 
 
 def _account(args, method: methods.Method, master: keys.MasterKey) -> photos.Account | None:

@@ -13,6 +13,7 @@ from identitydp_jax.models.aeinet import AEIConfig, AEINet
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float, to_uint8
+from identitydp_jax.models.population import transport
 from identitydp_jax.privacy.mechanism import decode, release
 from identitydp_jax.privacy.setting import PrivacySetting
 from identitydp_jax.sharding import map_rows
@@ -43,6 +44,11 @@ class Model:
         """Side in pixels of the aligned faces that the model takes and gives."""
         return self.config.resolution
 
+    @property
+    def dimension(self) -> int:
+        """D, the length of the identity embeddings: that of every setting for this model."""
+        return self.config.identity_dimension
+
 
 def load_model(name_or_path: str = "default") -> Model:
     """Load a model by name (`default` ships with the package) or from a file of `train --export`.
@@ -50,10 +56,15 @@ def load_model(name_or_path: str = "default") -> Model:
     The identity encoder comes from the weights cache, fetched on first use.
 
     Raises:
-      UserError: there is no such model, or the encoder can't be had.
+      UserError: there is no such model, or the encoder can't be had or gives other embeddings.
     """
     file = pretrained.load(name_or_path)
     encode, encoder_params = load_encoder(file.encoder)
+    if encode.dimension != file.config.identity_dimension:
+        raise UserError(
+            f"{name_or_path}: takes embeddings of {file.config.identity_dimension} values, and its"
+            f" encoder {file.encoder} gives {encode.dimension}: not a model of this encoder"
+        )
     params = {"network": file.variables, "encoder": encoder_params}
     return Model(str(name_or_path), file.config, params, encode, file.sha256, encode.sha256)
 
@@ -73,18 +84,21 @@ def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np
       setting, and not on the batch that it is in.
 
     Raises:
-      UserError: the faces have another shape or dtype, or the keys are not one per face.
+      UserError: the faces have another shape or dtype, the keys are not one per face, or the
+        setting is for embeddings of another length.
     """
-    return draw_faces(model, faces, release_faces(model, faces, keys=keys, setting=setting))
+    codes = release_faces(model, faces, keys=keys, setting=setting)
+    return draw_faces(model, faces, target_identities(model, codes, setting=setting))
 
 
 def release_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.ndarray:
-    """Return the noised identities of aligned faces as int32 codes (N, 512), stages I and II.
+    """Return the noised identities of aligned faces as int32 codes (N, D), stages I and II.
 
     Arguments and errors are those of `anonymize_faces`. The codes have the guarantee: all that is
     made of them and of the attribute maps has it too.
     """
     _check_faces(model, faces)
+    check_setting(model, setting)
     if keys.shape != (len(faces),):
         raise UserError(
             f"keys have shape {keys.shape}: give one key for each of {len(faces)} faces"
@@ -93,13 +107,16 @@ def release_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.n
     return map_rows(_releasing(model.encode, setting.mechanism), params, faces, keys)
 
 
-def draw_faces(model: Model, faces, codes) -> np.ndarray:
+def draw_faces(model: Model, faces, identities) -> np.ndarray:
     """Draw aligned faces with other identities, stage III.
+
+    What lies outside the region that is pasted (`models.face_region`) is drawn too, and of no use.
 
     Args:
       model: from `load_model`.
       faces: uint8 sRGB (N, R, R, 3), for their attributes.
-      codes: int32 (N, 512), of `release_faces` or remembered by a ledger.
+      identities: float32 (N, D), unit L2, of `target_identities`; or embeddings of other faces,
+        which no noise protects.
 
     Returns:
       uint8 sRGB (N, R, R, 3).
@@ -108,11 +125,29 @@ def draw_faces(model: Model, faces, codes) -> np.ndarray:
       UserError: the faces have another shape or dtype.
     """
     _check_faces(model, faces)
-    return map_rows(_drawing(model.config), model.params["network"], faces, codes)
+    return map_rows(_drawing(model.config), model.params["network"], faces, identities)
+
+
+def target_identities(model: Model, codes, *, setting: PrivacySetting) -> np.ndarray:
+    """Return the identities float32 (N, D), unit L2, that the generator is asked for.
+
+    Noised identities are moved to where those of people are, as far as the setting's noise moved
+    them away, see `models.population`: post-processing.
+
+    Args:
+      model: from `load_model`.
+      codes: int32 (N, D), of `release_faces` or remembered by a ledger.
+      setting: that they were released with.
+    """
+    params = {
+        "population": model.params["network"]["population"],
+        "cosine": np.float32(setting.expected_cosine),
+    }
+    return map_rows(_moved, params, codes)
 
 
 def embed_faces(model: Model, faces) -> np.ndarray:
-    """Identity embeddings (N, 512), unit L2, of aligned uint8 faces (N, R, R, 3)."""
+    """Identity embeddings (N, D), unit L2, of aligned uint8 faces (N, R, R, 3)."""
     return map_rows(_embedding(model.encode), model.params["encoder"], faces)
 
 
@@ -122,6 +157,15 @@ def attributes_of_faces(model: Model, faces, side: int = 8) -> np.ndarray:
     Every map larger than `side` is averaged down to (side, side) first.
     """
     return map_rows(_attributes(model.config, side), model.params["network"], faces)
+
+
+def check_setting(model: Model, setting: PrivacySetting) -> None:
+    """Raise `UserError` unless a setting is for embeddings as long as those of a model."""
+    if setting.dimension != model.dimension:
+        raise UserError(
+            f"the setting is for embeddings of {setting.dimension} values, those of model"
+            f" {model.name} have {model.dimension}: give PrivacySetting dimension={model.dimension}"
+        )
 
 
 def _check_faces(model: Model, faces) -> None:
@@ -147,10 +191,14 @@ def _releasing(encode, mechanism):
 def _drawing(config):
     net = AEINet(config)
 
-    def draw(params, faces, codes):
-        return to_uint8(net.apply(params, to_float(faces), decode(codes)))
+    def draw(variables, faces, identities):
+        return to_uint8(net.apply(variables, to_float(faces), identities))
 
     return draw
+
+
+def _moved(params, codes):
+    return transport(params["population"], decode(codes), cosine=params["cosine"])
 
 
 @functools.cache

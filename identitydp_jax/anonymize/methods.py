@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from identitydp_jax.checks import UserError
 from identitydp_jax.data import alignment
 from identitydp_jax.models.pixels import to_float, to_uint8
 from identitydp_jax.privacy import ledger
+from identitydp_jax.privacy.calibration import EMBEDDING_DIM
 from identitydp_jax.privacy.setting import DELTA, MECHANISMS, PrivacySetting
 from identitydp_jax.sharding import map_rows
 
@@ -71,13 +73,14 @@ class IdentityDP:
     setting: PrivacySetting
 
     def __post_init__(self):
-        """Raise `UserError` if the calibration was measured with another encoder."""
+        """Raise `UserError` if the setting is for another length of embeddings or encoder."""
         measured = self.setting.calibration.measured
         if measured is not None and measured.encoder_sha256 != self.model.encoder_sha256:
             raise UserError(
                 f"calibration {measured.name} was measured with another identity encoder than that"
                 f" of model {self.model.name}: use certified-l2, or calibrate with that model's"
             )
+        faces.check_setting(self.model, self.setting)
 
     @property
     def name(self) -> str:
@@ -109,8 +112,10 @@ class IdentityDP:
         if setting.mechanism == "gaussian":
             text += f" at delta {DELTA:g} (rho {setting.rho:.3g})"
         elif setting.mechanism == "laplace":
-            text += f" {setting.calibration.name} (certified {setting.certified_epsilon:.3g}, "
-            text += f"by the paper's definition {setting.paper_epsilon:.3g})"
+            text += f" {setting.calibration.name} (certified {setting.certified_epsilon:.3g}"
+            if setting.paper_epsilon is not None:
+                text += f", by the paper's definition {setting.paper_epsilon:.3g}"
+            text += ")"
         return f"{text} per face, {model}"
 
     @property
@@ -121,9 +126,17 @@ class IdentityDP:
 
     @property
     def face_record(self) -> dict:
-        """The budget that the face spent, as claimed and as certified."""
-        setting = self.setting
-        return {
+        """The budget that the face spent, as claimed and as certified.
+
+        Of encoders other than ArcFace's also how long their embeddings are, and for ``laplace`` the
+        L1 distance, Delta, that the nominal epsilon is spread over.
+        """
+        setting, others = self.setting, {}
+        if setting.dimension != EMBEDDING_DIM:
+            others["dimension"] = setting.dimension
+            if setting.mechanism == "laplace":
+                others["sensitivity"] = setting.calibration.sensitivity
+        return others | {
             "epsilon": setting.epsilon,
             "calibration": setting.calibration.name,
             "certified_epsilon": setting.certified_epsilon,
@@ -144,15 +157,17 @@ class IdentityDP:
             claimed_epsilon=claimed,
             loss=setting.loss,
             key=key,
+            dimension=setting.dimension,
         )
 
     def release(self, aligned: np.ndarray, *, keys) -> np.ndarray:
-        """Return the noised identities, int32 (N, 512); see `faces.release_faces`."""
+        """Return the noised identities, int32 (N, D); see `faces.release_faces`."""
         return faces.release_faces(self.model, aligned, keys=keys, setting=self.setting)
 
     def draw_codes(self, aligned: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Draw the faces with the identities of codes; see `faces.draw_faces`."""
-        return faces.draw_faces(self.model, aligned, codes)
+        identities = faces.target_identities(self.model, codes, setting=self.setting)
+        return faces.draw_faces(self.model, aligned, identities)
 
     def draw(self, aligned: np.ndarray, *, keys) -> np.ndarray:
         """Replace aligned faces by `faces.anonymize_faces`, with its guarantee."""
@@ -207,7 +222,7 @@ class Baseline:
         return map_rows(_drawing(self.kind, self.amount), gallery, aligned, keys)
 
 
-def parse(spec: str, *, model: str, setting: PrivacySetting) -> Method:
+def parse(spec: str, *, model: str, setting: Callable[[int], PrivacySetting]) -> Method:
     """Return the method that a user names.
 
     Args:
@@ -217,15 +232,17 @@ def parse(spec: str, *, model: str, setting: PrivacySetting) -> Method:
         255), `blur:N` (reduced N times and enlarged again), `mask` (grey), `k-same:N` (the mean
         of the N nearest of 64 generated faces).
       model: name or file of the model, for `identitydp` alone.
-      setting: the privacy setting that `identitydp` starts from.
+      setting: gives the privacy setting that `identitydp` starts from, for embeddings of a length,
+        which is the model's: `PrivacySetting.at` of one, for example.
 
     Raises:
       UserError: there is no such method, its number is out of bounds, or the model can't be had.
     """
     kind, colon, number = spec.partition(":")
     if kind == "identitydp":
-        setting = _changed(setting, number, spec) if colon else setting
-        return IdentityDP(faces.load_model(model), setting)
+        loaded = faces.load_model(model)
+        start = setting(loaded.dimension)
+        return IdentityDP(loaded, _changed(start, number, spec) if colon else start)
     if spec == "mask":
         return Baseline("mask")
     if kind not in _AMOUNTS:
@@ -246,16 +263,20 @@ def replace(method: Method, frames: np.ndarray, *, keys) -> np.ndarray:
       keys: N typed ChaCha20 keys, one per face.
 
     Returns:
-      uint8 sRGB (N, 256, 256, 3): the method's faces, pasted under the feathered mask.
+      uint8 sRGB (N, 256, 256, 3): the method's faces, pasted in the region of the face.
 
     Raises:
       UserError: the frames have another shape or dtype, or the keys are not one per face.
     """
     _check_aligned(frames, alignment.FRAME)
-    drawn = method.draw(fit(frames, method.resolution), keys=keys)
+    return paste_back(frames, method.draw(fit(frames, method.resolution), keys=keys))
+
+
+def paste_back(frames: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Return frames uint8 (N, 256, 256, 3) with their faces replaced by uint8 (N, R, R, 3)."""
     result = frames.copy()
     for frame, face in zip(result, drawn, strict=True):
-        compositing.paste(frame, face[None], _scaling(method.resolution)[None])
+        compositing.paste(frame, face[None], _scaling(len(face))[None])
     return result
 
 
@@ -271,7 +292,7 @@ def _scaling(side: int) -> np.ndarray:
 
 def _changed(setting: PrivacySetting, text: str, spec: str) -> PrivacySetting:
     if text == "random":
-        return PrivacySetting("random")
+        return PrivacySetting("random", dimension=setting.dimension)
     mechanism, colon, number = text.rpartition(":")
     mechanism = mechanism if colon else "laplace"
     try:
@@ -281,8 +302,8 @@ def _changed(setting: PrivacySetting, text: str, spec: str) -> PrivacySetting:
     if mechanism == "random" or mechanism not in MECHANISMS:
         raise UserError(f"method is {spec!r}: choose one of {CHOICES}")
     if mechanism == "laplace":
-        return PrivacySetting(mechanism, epsilon, setting.calibration)
-    return PrivacySetting(mechanism, epsilon)
+        return PrivacySetting(mechanism, epsilon, setting.calibration, setting.dimension)
+    return PrivacySetting(mechanism, epsilon, dimension=setting.dimension)
 
 
 def _check_aligned(aligned: np.ndarray, side: int) -> None:

@@ -89,5 +89,5 @@ def _replay(folder: pathlib.Path, name: str, record: dict) -> str:
 def _batch(spec: str, calibration: str, model: str, seed: int, min_face: int, on_no_face: str):
     """Return what made a record, without a ledger, which an audit seed never charges."""
     setting = PrivacySetting(calibration=calibration)
-    method = methods.parse(spec, model=model, setting=setting)
+    method = methods.parse(spec, model=model, setting=setting.at)
     return batch.Batch(method, batch.Detector(), keys.audit_master(seed), min_face, on_no_face)

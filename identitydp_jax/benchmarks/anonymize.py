@@ -29,7 +29,8 @@ def bench(model_name: str, batch_sizes: list[int]) -> Report:
     Raises:
       UserError: the model or the pretrained files can't be had.
     """
-    model, detector, setting = load_model(model_name), Detector(), PrivacySetting()
+    model, detector = load_model(model_name), Detector()
+    setting = PrivacySetting(dimension=model.dimension)
     method, photo, master = IdentityDP(model, setting), skimage.data.astronaut(), audit_master(0)
 
     def whole():

@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from identitydp_jax.benchmarks import timing
-from identitydp_jax.data.augmentation import augment
 from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float
 from identitydp_jax.training import state as states
 from identitydp_jax.training.noise import draw_identities
-from identitydp_jax.training.step import make_gradients, make_step
+from identitydp_jax.training.step import learned_faces, make_gradients, make_step, split_twins
 from identitydp_jax.training.utilization import program_flops
 
 NOTES = (
@@ -125,14 +124,17 @@ def _programs(config, encode, mesh) -> dict:
     gradients = make_gradients(config, encode, mesh, frozen=False)
     net = AEINet(states.network_config(config))
 
-    def augmented(state, encoder_params, faces, key):
-        return augment(faces, key=key) if config.augmentation else to_float(faces)
+    def augmented(state, encoder_params, pictures, key):
+        return learned_faces(pictures, key=key, config=config)
 
-    def embedded(state, encoder_params, faces, key):
-        crops = identity_crop(augmented(state, encoder_params, faces, key)).astype(dtype)
-        return encode(jax.tree.map(lambda x: x.astype(dtype), encoder_params), crops)
+    def embedded(state, encoder_params, pictures, key):
+        pair = augmented(state, encoder_params, pictures, key)
+        params = jax.tree.map(lambda x: x.astype(dtype), encoder_params)
+        faces = pair if config.mixture.twin else pair[:1]
+        return [encode(params, identity_crop(x).astype(dtype)) for x in faces]
 
-    def forward(state, encoder_params, faces, key):
+    def forward(state, encoder_params, pictures, key):
+        faces = split_twins(pictures)[:, 0]
         identity = draw_identities((len(faces), net.config.identity_dimension), key=key)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         faces = to_float(faces).astype(dtype)

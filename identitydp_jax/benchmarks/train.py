@@ -15,9 +15,10 @@ from identitydp_jax import sharding
 from identitydp_jax.benchmarks import step_parts, timing
 from identitydp_jax.benchmarks.report import Report, machine
 from identitydp_jax.checks import UserError
+from identitydp_jax.data.batches import picture_shape
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.training import state as states
-from identitydp_jax.training.configuration import check
+from identitydp_jax.training.configuration import check, check_dimension
 from identitydp_jax.training.face_stream import open_stream
 from identitydp_jax.training.loop import lower_step
 from identitydp_jax.training.utilization import matrix_peak, step_flops, utilization
@@ -40,6 +41,7 @@ def bench(config, *, steps: int) -> Report:
     mesh = sharding.make_mesh()
     sharding.check_divisible(config.batch_size, mesh, accumulate=config.accumulate)
     encode, encoder_params = load_encoder(config.encoder)
+    check_dimension(config, encode)
     args = _arguments(config, mesh, encoder_params)
     _tell("compiling the step")
     since = time.perf_counter()
@@ -69,8 +71,7 @@ def _arguments(config, mesh, encoder_params):
     state = states.create(config)
     state = sharding.place(state, sharding.state_shardings(state, mesh, fsdp=config.fsdp))
     encoder_params = sharding.place(encoder_params, sharding.replicated(mesh))
-    side = config.network.resolution
-    shape = (config.batch_size, side, side, 3)
+    shape = (config.batch_size, *picture_shape(config))
     draw = jax.jit(
         lambda key: jax.random.bits(key, shape, jnp.uint8), out_shardings=sharding.over_batch(mesh)
     )

@@ -11,17 +11,18 @@ _PRECISE = jax.lax.Precision.HIGHEST  # half precision would cost a level of 255
 def augment(faces, *, key):
     """Flip, jitter the alignment and the colours, blur, add noise and recompress faces.
 
-    Row i depends on that row, `key` and i alone.
+    Row i depends on that row, `key` and i alone; its K faces are changed alike.
 
     Args:
-      faces: uint8 (N, R, R, 3) sRGB, model-framed; R a multiple of 16.
+      faces: uint8 (N, K, R, R, 3) sRGB, model-framed; R a multiple of 16.
       key: typed key of this batch.
 
     Returns:
-      float32 (N, R, R, 3) in [-1, 1].
+      float32 (N, K, R, R, 3) in [-1, 1].
     """
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(faces.shape[0]))
-    return jax.vmap(_augment)(faces.astype(jnp.float32) / 255.0, keys) * 2.0 - 1.0
+    each = jax.vmap(jax.vmap(_augment, (0, None)), (0, 0))
+    return each(faces.astype(jnp.float32) / 255.0, keys) * 2.0 - 1.0
 
 
 def _augment(face, key):

@@ -12,6 +12,12 @@ _MOST_THREADS = 16
 _EPOCHS = 2**31  # grain's endless stream overflows in batches of one
 
 
+def picture_shape(config) -> tuple[int, int, int]:
+    """Return the shape (R, K R, 3) of a picture of a batch: a face, beside its twin if K is 2."""
+    side = config.network.resolution
+    return side, side * (2 if config.mixture.twin else 1), 3
+
+
 def open_batches(config, *, process_index: int, process_count: int):
     """Open this process's part of an endless shuffled stream of faces.
 
@@ -21,13 +27,13 @@ def open_batches(config, *, process_index: int, process_count: int):
     step that it resumes from. Every epoch shows each face once, in an order of its own.
 
     Args:
-      config: `data` (what `sources.open_faces` takes), `network.resolution`, `batch_size`, `seed`,
-        and `held_out`: so many faces at the end of the source are never in a batch.
+      config: `data` (what `sources.open_faces` takes), what `picture_shape` reads, `batch_size`,
+        `seed`, and `held_out`: so many faces at the end of the source are never in a batch.
       process_index: of this process.
       process_count: number of processes.
 
     Returns:
-      grain's iterator over uint8 arrays (N / P, R, R, 3), read ahead by threads. `get_state()` is
+      grain's iterator over uint8 arrays (N / P, R, K R, 3), read ahead by threads. `get_state()` is
       the number of batches taken so far; `set_state` continues from it, also in a run with another
       number of processes.
 
@@ -60,7 +66,7 @@ def open_batches(config, *, process_index: int, process_count: int):
 
 
 def read_held_out(config) -> np.ndarray:
-    """Return the faces that `open_batches` leaves out, uint8 (`config.held_out`, R, R, 3).
+    """Return the faces that `open_batches` leaves out, uint8 (`config.held_out`, R, K R, 3).
 
     Raises:
       UserError: the source can't be opened, holds fewer faces, or one of them can't be read.
@@ -76,4 +82,4 @@ def read_held_out(config) -> np.ndarray:
 
 
 def _face(source, i: int, config) -> np.ndarray:
-    return decode_face(source[i], f"{config.data}: {source.name(i)}", config.network.resolution)
+    return decode_face(source[i], f"{config.data}: {source.name(i)}", *picture_shape(config)[:2])

@@ -69,20 +69,20 @@ def decode(data: bytes, name: str) -> np.ndarray:
     return image
 
 
-def decode_face(data: bytes, name: str, resolution: int) -> np.ndarray:
-    """Decode the image file of a square face to uint8 RGB (resolution, resolution, 3).
+def decode_face(data: bytes, name: str, high: int, wide: int) -> np.ndarray:
+    """Decode the image file of a square face, or several side by side, to uint8 (high, wide, 3).
 
     Raises:
-      UserError: naming `name`, if it is no image or its sides differ by more than one hundredth.
+      UserError: naming `name`, if it is no image or its proportions are off by over one hundredth.
     """
     image = decode(data, name)
     height, width = image.shape[:2]
-    if abs(height - width) > 0.01 * max(height, width):
+    if abs(height * wide / high - width) > 0.01 * max(height, width):
         raise UserError(
             f"{name}: is {width}x{height} pixels; training needs square aligned faces, which"
             " `identitydp data prepare` makes"
         )
-    if height == width == resolution:
+    if (height, width) == (high, wide):
         return image
-    way = cv2.INTER_AREA if height > resolution else cv2.INTER_CUBIC
-    return cv2.resize(image, (resolution, resolution), interpolation=way)
+    way = cv2.INTER_AREA if height > high else cv2.INTER_CUBIC
+    return cv2.resize(image, (wide, high), interpolation=way)

@@ -58,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report(record) -> None:
-    from identitydp_jax.privacy.calibration import CERTIFIED_L2
+    from identitydp_jax.privacy import calibration
 
-    certified = 6 * CERTIFIED_L2.sensitivity / record.value
+    certified = 6 * calibration.parse("certified-l2").sensitivity / record.value
     print(
         f"Delta {record.value}, the largest of {record.pairs} L1 distances between"
         f" {record.faces} faces ({record.left_out} photos left out); mean {record.mean:.4g}"

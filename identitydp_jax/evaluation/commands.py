@@ -15,6 +15,7 @@ _PROTOCOLS = {
     "quality": "LPIPS, FID, drift of landmarks, pose and expression",
     "lfw": "true accept rate of original against anonymized photos (Table III)",
     "sweep": "everything against epsilon (figures 4 to 6)",
+    "identity": "does the face obey its identity, do two keys give two people",
     "mechanisms": "cosine and recognition of the noised embedding, by mechanism and epsilon",
     "overhead": "time per image and stage (section V-H)",
     "parrot": "attack: a recogniser trained on anonymized faces",
@@ -122,7 +123,7 @@ def _prepare(args, output: pathlib.Path):
     source, folders = sources.open_data(args.data)
     setting = PrivacySetting(epsilon=args.epsilon, calibration=args.calibration)
     specs = args.method or ([] if folders else _PAPER_METHODS)
-    chosen = [methods.parse(spec, model=args.model, setting=setting) for spec in specs]
+    chosen = [methods.parse(spec, model=args.model, setting=setting.at) for spec in specs]
     names = collections.Counter(["original", *(method.name for method in chosen), *folders])
     if twice := [name for name, count in names.items() if count > 1]:
         raise UserError(

@@ -81,7 +81,7 @@ def load_verifier(name: str):
     | facenet-casia, facenet-vggface2 | Schroff et al., CVPR 2015; the paper's own | unit 512 |
     | dlib | ResNet of dlib's face recognition | 128 |
     | edgeface | George et al., arXiv 2307.01838: EdgeFace-S | unit 512 |
-    | sface | Zhong et al., TIP 2021, arXiv 2205.12010 | unit 128 |
+    | sface | Zhong et al., arXiv 2205.12010; not for models that it is the encoder of | unit 128 |
     | arcface | the encoder of the shipped model, so no independent verifier | unit 512 |
 
     Args:

@@ -13,10 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from identitydp_jax.checks import UserError, one_of, positive
-from identitydp_jax.models.layers import Conv, at_least_float32, double, instance_norm
+from identitydp_jax.models.face_region import blend, features_region
+from identitydp_jax.models.layers import Conv, at_least_float32, double, normalise
 
 STATISTICS_MOMENTUM = 0.98  # of the running batch-norm statistics, per training step
 _DIMENSION = 512
+# Adam moves the output of a dense layer by its rate times the sum of the inputs' sizes: with 512 of
+# size 1 what one batch happened to need is on every face of the next, as a cast of colour.
+_IDENTITY_SCALE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,36 +30,63 @@ class AEIConfig:
     Attributes:
       resolution: side of the square face in pixels: 64, 128, 256 or 512.
       width: multiplies every channel count.
+      widest: the most channels of a layer, before they are multiplied.
       attribute_kernel: size of the convolutions that read attribute maps and draw masks, 1 or 3.
       mask: `"one"` attention channel for all features or one per `"channel"`.
-      norm: normalisation of the AAD layers, `"instance"` or `"batch"`.
+      norm: normalisation of the AAD layers, `"instance"`, `"batch"` or `"pixel"`: over the channels
+        of every pixel, so that no spike grows from layer to layer.
       output: last activation, `"tanh"` or `"sigmoid"` (rescaled to [-1, 1]).
       identity_dimension: length of the identity embedding.
+      attribute_resolution: side in pixels, a power of two, at which the attribute encoder sees what
+        is inside `models.face_region.features_region`: enough for pose, expression and light, and
+        little of whose features they are. From `resolution` on it sees all, as the paper's does.
+      coarse: side in pixels, a power of two, of a coarse face that the finer blocks add to; from
+        `resolution` on there is none, as in the paper.
+      finer: whether there are finer blocks; without them the coarse face is enlarged. What it shows
+        is learned in less time so, see `training.coarse`.
     """
 
     resolution: int = 256
     width: float = 1.0
+    widest: int = 1024
     attribute_kernel: int = 1
     mask: str = "one"
     norm: str = "instance"
     output: str = "tanh"
     identity_dimension: int = _DIMENSION
+    attribute_resolution: int = 1024
+    coarse: int = 1024
+    finer: bool = True
 
     def __post_init__(self):
         """Raise `UserError` on a value that no network has."""
         if self.resolution not in (64, 128, 256, 512):
             raise UserError(f"resolution is {self.resolution}: choose 64, 128, 256 or 512")
         positive("width", self.width)
+        positive("widest", self.widest)
         if self.attribute_kernel not in (1, 3):
             raise UserError(f"attribute_kernel is {self.attribute_kernel}: choose 1 or 3")
         one_of("mask", self.mask, ("one", "channel"))
-        one_of("norm", self.norm, ("instance", "batch"))
+        one_of("norm", self.norm, ("instance", "batch", "pixel"))
         one_of("output", self.output, ("tanh", "sigmoid"))
+        for name in ("attribute_resolution", "coarse"):
+            one_of(name, getattr(self, name), (8, 16, 32, 64, 128, 256, 1024))
 
     @property
     def levels(self) -> int:
         """Number of halvings from the face to the 2x2 bottleneck."""
         return int(math.log2(self.resolution)) - 1
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks that draw, one for every doubling from 2x2 on."""
+        side = self.resolution if self.finer else min(self.coarse, self.resolution)
+        return int(math.log2(side))
+
+    @property
+    def has_coarse(self) -> bool:
+        """Whether there is a coarse face."""
+        return self.coarse < self.resolution
 
     def channels(self, count: int) -> int:
         """Scale a full-width channel count by `width`, at least 1."""
@@ -77,7 +108,7 @@ class BatchNorm(nn.Module):
         normalised = nn.BatchNorm(
             use_running_average=not train, momentum=STATISTICS_MOMENTUM, epsilon=1e-5,
             use_bias=self.affine, use_scale=self.affine, name="norm",
-        )(at_least_float32(x))
+        )(at_least_float32(x))  # fmt: skip
         return normalised.astype(x.dtype)
 
 
@@ -88,9 +119,9 @@ class AttributeEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, faces, *, train: bool):
-        """Map faces (N, R, R, 3) in [-1, 1] to `levels + 1` maps of sides 2, 4, ..., R."""
+        """Map faces (N, R, R, 3) in [-1, 1] to `blocks` maps of sides 2, 4, 8, ..."""
         config = self.config
-        widths = [config.channels(min(32 * 2**i, 1024)) for i in range(config.levels)]
+        widths = [config.channels(min(32 * 2**i, config.widest)) for i in range(config.levels)]
         x, skips = faces, []
         for i, features in enumerate(widths):
             x = Conv(features, 4, 2, 1, use_bias=False, name=f"down{i}")(x)
@@ -98,11 +129,11 @@ class AttributeEncoder(nn.Module):
             x = nn.leaky_relu(x, 0.1)
             skips.append(x)
         maps = [skips.pop()]
-        for i, skip in enumerate(reversed(skips)):
+        for i, skip in enumerate(skips[::-1][: config.blocks - 1]):
             x = Conv(skip.shape[-1], 4, use_bias=False, transpose=True, name=f"up{i}")(maps[-1])
             x = BatchNorm(name=f"up{i}_norm")(x, train=train)
             maps.append(jnp.concatenate([nn.leaky_relu(x, 0.1), skip], axis=-1))
-        return [*maps, double(maps[-1])]
+        return maps if len(maps) == config.blocks else [*maps, double(maps[-1])]
 
 
 class AADLayer(nn.Module):
@@ -118,7 +149,7 @@ class AADLayer(nn.Module):
         if config.norm == "batch":
             h = BatchNorm(affine=False, name="norm")(h, train=train)
         else:
-            h = instance_norm(h)
+            h = normalise(h, (1, 2) if config.norm == "instance" else -1)
         att = Conv(2 * features, size, padding=size // 2, name="attribute")(attribute)
         gamma_att, beta_att = jnp.split(att, 2, axis=-1)
         # From zero: random identities would otherwise begin as random casts of colour, in as many
@@ -169,20 +200,29 @@ class Generator(nn.Module):
     def __call__(self, identity, attributes, *, train: bool):
         """Map unit identities (N, D) and the encoder's maps to faces (N, R, R, 3) in [-1, 1]."""
         config = self.config
-        blocks = config.levels + 1
-        # Read from the last block back: 3, 64, 128, ... up to 1024.
-        widths = [config.channels(min(64 * 2**i, 1024)) for i in range(blocks)]
-        widths = [3, *widths][:blocks][::-1]
-        lift = config.channels(1024)
-        # A unit vector of D entries has entries near D^-1/2; dense layers start best at 1.
-        identity = identity * math.sqrt(config.identity_dimension)
+        # Read from the last block back: 3, 64, 128, ... up to the widest.
+        widths = [config.channels(min(64 * 2**i, config.widest)) for i in range(config.levels)]
+        widths = [3, *widths][::-1][: config.blocks]
+        lift = config.channels(config.widest)
+        # A unit vector of D entries has entries near D^-1/2; see `_IDENTITY_SCALE`.
+        identity = identity * (_IDENTITY_SCALE * math.sqrt(config.identity_dimension))
         h = nn.Dense(4 * lift, dtype=identity.dtype, name="lift")(identity).reshape(-1, 2, 2, lift)
         # `train`, counted from the module itself, is no array.
         block = nn.remat(AADBlock, static_argnums=(4,)) if self.remat else AADBlock
         for i, (features, attribute) in enumerate(zip(widths, attributes, strict=True)):
             h = block(config, features, name=f"block{i}")(h, attribute, identity, train)
-            if i + 1 < blocks:
+            if h.shape[1] == config.coarse < config.resolution:
+                coarse = Conv(3, name="coarse")(h)
+            if i + 1 < config.blocks:
                 h = double(h)
+        if config.has_coarse:
+            while coarse.shape[1] < config.resolution:
+                coarse = double(coarse)
+            # From nothing, so that the coarse face that was learned first isn't lost.
+            if config.finer:
+                gain = self.param("gain", nn.initializers.zeros, (3,))
+                coarse = coarse + gain.astype(h.dtype) * h
+            h = coarse
         return jnp.tanh(h) if config.output == "tanh" else 2 * nn.sigmoid(h) - 1
 
 
@@ -204,6 +244,10 @@ class AEINet(nn.Module):
 
     def attributes(self, faces, *, train: bool = False):
         """Attribute maps of faces (N, R, R, 3) in [-1, 1]."""
+        side = self.config.resolution
+        if self.config.attribute_resolution < side:
+            coarse = _coarse(faces, side // self.config.attribute_resolution)
+            faces = blend(faces, coarse, features_region(side))
         return self.encoder(faces, train=train)
 
     def draw(self, identity, attributes, *, train: bool = False):
@@ -213,6 +257,16 @@ class AEINet(nn.Module):
     def __call__(self, faces, identity, *, train: bool = False):
         """Draw the faces again with another identity."""
         return self.draw(identity, self.attributes(faces, train=train), train=train)
+
+
+def _coarse(faces, factor: int):
+    """Reduce faces (N, R, R, 3) by area, `factor` a power of two, and enlarge them bilinearly."""
+    n, side, _, channels = faces.shape
+    blocks = (n, side // factor, factor, side // factor, factor, channels)
+    faces = faces.reshape(blocks).mean((2, 4))
+    while faces.shape[1] < side:
+        faces = double(faces)
+    return faces
 
 
 def variable_shapes(config: AEIConfig):

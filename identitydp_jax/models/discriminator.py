@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 
-from identitydp_jax.models.layers import Conv, average_pool, instance_norm
+from identitydp_jax.models.layers import Conv, average_pool, normalise
 
 
 class PatchDiscriminator(nn.Module):
@@ -13,16 +13,18 @@ class PatchDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        """Map faces (N, S, S, 3) in [-1, 1] to logits (N, S', S', 1)."""
+        """Map faces (N, S, S, 3) in [-1, 1] to logits (N, S', S', 1) and the list of features."""
+        features_of = []
         for i in range(self.layers + 1):
             features = max(1, round(min(64 * 2**i, 512) * self.width))
             stride = 2 if i < self.layers else 1
             normalised = i > 0
             x = Conv(features, 4, stride, 2, use_bias=not normalised, name=f"conv{i}")(x)
             if normalised:
-                x = instance_norm(x)
+                x = normalise(x, (1, 2))
             x = nn.leaky_relu(x, 0.2)
-        return Conv(1, 4, 1, 2, name="score")(x)
+            features_of.append(x)
+        return Conv(1, 4, 1, 2, name="score")(x), features_of
 
 
 class Discriminator(nn.Module):
@@ -34,10 +36,13 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        """Map faces (N, R, R, 3) in [-1, 1] to a list of `scales` logit maps."""
-        logits = []
+        """Map faces (N, R, R, 3) in [-1, 1] to two lists: `scales` logit maps, and all features."""
+        logits, features = [], []
         for i in range(self.scales):
             if i:
                 x = average_pool(x)
-            logits.append(PatchDiscriminator(self.layers, self.width, name=f"scale{i}")(x))
-        return logits
+            patches = PatchDiscriminator(self.layers, self.width, name=f"scale{i}")
+            scores, inside = patches(x)
+            logits.append(scores)
+            features += inside
+        return logits, features

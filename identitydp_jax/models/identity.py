@@ -1,4 +1,4 @@
-"""Identity encoders by name or file: the frozen ArcFace r_id of the paper's Section 4.1."""
+"""Identity encoders by name or file: the frozen r_id of the paper's Section 4.1."""
 
 import dataclasses
 import hashlib
@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from identitydp_jax.checks import UserError
-from identitydp_jax.models import iresnet, mobilefacenet
+from identitydp_jax.models import iresnet, mobilefacenet, sface
 from identitydp_jax.weights import cache, onnx_file, registry
 
-_LAYOUTS = {"MobileFaceNet": mobilefacenet, "IResNet": iresnet}
+_LAYOUTS = {"MobileFaceNet": mobilefacenet, "IResNet": iresnet, "SFace": sface}
 _FACE = jax.ShapeDtypeStruct((1, 112, 112, 3), jnp.float32)
 
 
@@ -28,8 +28,13 @@ class Encoder:
     network: nn.Module
     sha256: str = dataclasses.field(compare=False)
 
+    @property
+    def dimension(self) -> int:
+        """D, the length of an embedding."""
+        return self.network.embedding_size
+
     def __call__(self, params: dict, faces: jax.Array) -> jax.Array:
-        """Map aligned faces (N, 112, 112, 3) in [-1, 1] to unit embeddings (N, 512)."""
+        """Map aligned faces (N, 112, 112, 3) in [-1, 1] to unit embeddings (N, D)."""
         return self.network.apply({"params": params}, faces)
 
 
@@ -40,12 +45,15 @@ def load_encoder(
 
     Args:
       name_or_path: a name that `identitydp weights list` shows as an encoder (fetched into the
-        cache if it is absent), or the path of an ArcFace ONNX file: MobileFaceNet, IResNet-50/100.
+        cache if it is absent), or the path of an ONNX file: ArcFace (MobileFaceNet, IResNet-50 or
+        -100) or SFace.
 
     Returns:
       `apply(params, faces)` and `params`, a plain tree of float32 arrays. `apply` is pure and maps
-      faces `(N, 112, 112, 3)` float32 RGB in [-1, 1], aligned as ArcFace wants them, to
-      L2-normalised embeddings `(N, 512)` float32; `apply.sha256` names the file.
+      faces `(N, 112, 112, 3)` float32 RGB in [-1, 1], aligned to ArcFace's template (which is
+      SFace's too), to L2-normalised embeddings `(N, D)` float32; `apply.dimension` is D, 512 for
+      ArcFace and 128 for SFace, and `apply.sha256` names the file. Parameters and faces in
+      bfloat16 give embeddings in bfloat16.
 
     Raises:
       UserError: the file is missing, damaged, or holds no network of a known layout.
@@ -72,7 +80,7 @@ def _convert(model: onnx_file.OnnxModel, path: pathlib.Path) -> tuple:
             reasons.append(f"no {name}: {error}")
         else:
             return network, params
-    raise UserError(f"{path}: not an ArcFace encoder of a known layout ({'; '.join(reasons)})")
+    raise UserError(f"{path}: not an identity encoder of a known layout ({'; '.join(reasons)})")
 
 
 def _check_shapes(network, params: dict) -> None:
@@ -86,4 +94,4 @@ def _check_shapes(network, params: dict) -> None:
 
 def _names() -> str:
     files = registry.WEIGHTS.values()
-    return ", ".join(file.name for file in files if file.purpose == "identity encoder")
+    return ", ".join(file.name for file in files if "identity encoder" in file.purpose)

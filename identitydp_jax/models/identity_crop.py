@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-# Where ArcFace's 112 px template lies inside the model frame of 256 px: left, top, side.
-# Measured on synthetic faces in FFHQ framing, whose five landmarks have these medians.
+# Where ArcFace's 112 px template lies inside the model frame of 256 px: left, top, side. OpenCV
+# aligns faces for SFace by the same template. Measured on synthetic faces in FFHQ framing, whose
+# five landmarks have these medians.
 _LEFT, _TOP, _SIDE = 33.1 / 256, 29.7 / 256, 192.6 / 256
 _ENCODER_SIDE = 112
 

@@ -57,7 +57,7 @@ def conv_transpose(x, kernel):
         return lax.conv_general_dilated(
             x, kernel[::-1, ::-1], (1, 1), [(2, 2)] * 2, lhs_dilation=(2, 2),
             dimension_numbers=_DIMENSIONS,
-        )
+        )  # fmt: skip
     n, height, width, _ = x.shape
     padded = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
     # Output row 2i + p reads input rows i + p - 1 and i + p through kernel rows 3 - p and 1 - p.
@@ -114,14 +114,16 @@ def at_least_float32(x):
     return x.astype(wide(x.dtype))
 
 
-def instance_norm(x, *, epsilon: float = 1e-5):
-    """Normalise each channel of each image of x (N, H, W, C) to zero mean and unit variance.
+def normalise(x, axes, *, epsilon: float = 1e-5):
+    """Normalise x (N, H, W, C) to zero mean and unit variance over axes.
+
+    (1, 2) is instance normalisation; -1 normalises the features of every pixel.
 
     Computed in float32 at least, returned in the dtype of `x`.
     """
     values = at_least_float32(x)
-    centred = values - values.mean((1, 2), keepdims=True)
-    variance = (centred * centred).mean((1, 2), keepdims=True)
+    centred = values - values.mean(axes, keepdims=True)
+    variance = (centred * centred).mean(axes, keepdims=True)
     return (centred * lax.rsqrt(variance + epsilon)).astype(x.dtype)
 
 

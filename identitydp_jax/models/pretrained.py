@@ -16,9 +16,9 @@ import safetensors.numpy
 
 from identitydp_jax.checks import UserError
 from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
-
-# Models that ship with the package, by name.
-SHIPPED = {"default": pathlib.Path(__file__).parent / "shipped" / "synthetic128.safetensors"}
+from identitydp_jax.models.population import zeros
+from identitydp_jax.weights import cache
+from identitydp_jax.weights.registry import DEFAULT_MODEL, MODELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class NetworkFile:
 
     Attributes:
       config: shape of the network.
-      variables: `params` and `batch_stats`, float32.
+      variables: `params`, `batch_stats` and `population`, float32.
       encoder: name or path of the identity encoder that it was trained with.
       sha256: hexadecimal digest of the file.
     """
@@ -67,11 +67,12 @@ def load(name_or_path="default") -> NetworkFile:
 
     Raises `UserError` if there is none, or if what it holds is not the network it describes.
     """
-    path = SHIPPED.get(str(name_or_path), pathlib.Path(name_or_path))
+    name = DEFAULT_MODEL if name_or_path == "default" else str(name_or_path)
+    path = cache.model_path(name) if name in MODELS else pathlib.Path(name_or_path)
     try:
         data = path.read_bytes()
     except OSError as error:
-        names = ", ".join(SHIPPED)
+        names = ", ".join(("default", *MODELS))
         raise UserError(
             f"{path}: no model can be read here ({error.strerror}); give a file or one of {names}"
         ) from None
@@ -81,7 +82,8 @@ def load(name_or_path="default") -> NetworkFile:
             metadata = file.metadata() or {}
         config = AEIConfig(**json.loads(metadata["config"]))
         encoder = metadata["encoder"]
-        expected = jax.tree.map(lambda leaf: leaf.shape, variable_shapes(config))
+        expected = {**variable_shapes(config), "population": zeros(config.identity_dimension)}
+        expected = jax.tree.map(lambda leaf: leaf.shape, expected)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, UserError):
         raise UserError(f"{path}: not a model file of `identitydp train --export`") from None
     flat = {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()}

@@ -168,14 +168,14 @@ def _renyi(p, q):
 
 
 def check_distribution(
-    release: Release, law: Law, subject: str, *, seed: int, rows: int = 1024
+    release: Release, law: Law, subject: str, *, seed: int, rows: int = 1024, width: int = 512
 ) -> Finding:
     """Whether the noise has its exact law: a chi-square over the cells of each sign.
 
     The noise is the codes of a random embedding, less its integers. As a control, the same draws
     stretched or shrunk by a tenth must be refused: if not, the check has no power and fails.
     """
-    row = np.random.default_rng(1).normal(size=512).astype(np.float32)
+    row = np.random.default_rng(1).normal(size=width).astype(np.float32)
     label = f"distribution, {subject}"
     noise = draw(release, row, count=rows, seed=seed, label=label) - law.quantize(row)
     p = _fit(law, noise)
@@ -198,9 +198,9 @@ def _fit(law: Law, noise) -> float:
     return statistics.goodness_of_fit(np.bincount(cells, minlength=len(expected)), expected)
 
 
-def check_input_unused(release: Release, subject: str, *, seed: int) -> Finding:
+def check_input_unused(release: Release, subject: str, *, seed: int, width: int = 512) -> Finding:
     """Whether the codes are the same whatever the input, under the same keys: epsilon is 0."""
-    rows = hostile_embeddings()
+    rows = hostile_embeddings(width)
     codes = [
         np.asarray(release(batch, derive_keys(seed, "input unused", len(rows))))
         for batch in (rows, np.zeros_like(rows))
@@ -210,20 +210,22 @@ def check_input_unused(release: Release, subject: str, *, seed: int) -> Finding:
     return Finding("input unused", subject, differ == 0, figures, differ)
 
 
-def check_independence(release: Release, subject: str, *, seed: int, rows: int = 2048) -> Finding:
+def check_independence(
+    release: Release, subject: str, *, seed: int, rows: int = 2048, width: int = 512
+) -> Finding:
     """Whether codes of different coordinates, and of different keys, have independent noise.
 
-    Releases of zero with 512 coordinates: signs, and whether sizes are above the median, are
+    Releases of zero with `width` coordinates: signs, and whether sizes are above the median, are
     multiplied for every pair of coordinates and of up to 512 rows, and the sums compared with
     Hoeffding's inequality. Rows or coordinates that share their random words are found with
     certainty.
     """
-    codes = draw(release, np.zeros(512), count=rows, seed=seed, label="independence")
+    codes = draw(release, np.zeros(width), count=rows, seed=seed, label="independence")
     untied, sizes = _untied(codes), _untied(np.abs(codes))
     large = sizes - np.median(sizes)
     tables = [untied, large, untied[:512].T, large[:512].T]
     p = min(1.0, 4 * min(map(statistics.sign_dependence, tables)))
-    figures = f"p = {p:.2g} over all pairs of 512 coordinates and of {min(rows, 512)} keys"
+    figures = f"p = {p:.2g} over all pairs of {width} coordinates and of {min(rows, 512)} keys"
     return Finding("independence", subject, p > FALSE_ALARM, figures, p)
 
 
@@ -255,11 +257,11 @@ def check_determinism(release: Release, subject: str, *, seed: int, width: int =
     return Finding("determinism", subject, not differ, figures, float(len(differ)))
 
 
-def check_keys(release: Release, subject: str, *, seed: int) -> Finding:
+def check_keys(release: Release, subject: str, *, seed: int, width: int = 512) -> Finding:
     """Whether keys of other photos, faces and policies give other, independent noise.
 
     128 keys of `keys.face_key` and `keys.subject_key`, from one master: 4 photos, 4 policies, 7
-    boxes and a subject. The signs of 512 codes each are compared as in `check_independence`.
+    boxes and a subject. The signs of `width` codes each are compared as in `check_independence`.
     """
     master = keys.audit_master(seed)
     photos = [hashlib.sha256(bytes([i])).digest() for i in range(4)]
@@ -273,7 +275,7 @@ def check_keys(release: Release, subject: str, *, seed: int) -> Finding:
         for photo, policy in itertools.product(photos, policies)
     ]
     words = np.stack([jax.random.key_data(key) for key in derived])
-    rows = np.zeros((len(words), 512), np.float32)
+    rows = np.zeros((len(words), width), np.float32)
     impl = jax.random.key_impl(derived[0])
     codes = np.asarray(release(rows, jax.random.wrap_key_data(words, impl=impl)))
     p = statistics.sign_dependence(_untied(codes).T)
@@ -284,15 +286,15 @@ def check_keys(release: Release, subject: str, *, seed: int) -> Finding:
     return Finding("keys", subject, distinct and p > FALSE_ALARM, figures, p)
 
 
-def hostile_embeddings() -> np.ndarray:
-    """Return float32 (n, 512): NaN, infinities, huge and tiny norms, single axes, any bits."""
+def hostile_embeddings(width: int = 512) -> np.ndarray:
+    """Return float32 (n, width): NaN, infinities, huge and tiny norms, single axes, any bits."""
     rng = np.random.default_rng(0)
-    normal = rng.normal(size=(8, 512)).astype(np.float32)
-    bits = rng.integers(0, 2**32, (8, 512), np.uint32).view(np.float32)
+    normal = rng.normal(size=(8, width)).astype(np.float32)
+    bits = rng.integers(0, 2**32, (8, width), np.uint32).view(np.float32)
     finite = np.where(np.isfinite(bits), bits, np.float32(1))
-    limits, axis = np.finfo(np.float32), np.eye(1, 512, dtype=np.float32)
+    limits, axis = np.finfo(np.float32), np.eye(1, width, dtype=np.float32)
     sizes = np.float32([1, -1, limits.max, limits.smallest_subnormal, np.nan, np.inf])
-    flat = np.repeat(sizes[:, None], 512, axis=1)
+    flat = np.repeat(sizes[:, None], width, axis=1)
     spoiled = normal[:2].copy()
     spoiled[[0, 1], [3, 4]] = np.nan, -np.inf
     special = [flat, axis, -limits.max * axis, spoiled, np.sign(normal[:4])]

@@ -26,7 +26,7 @@ from identitydp_jax.privacy.audit import (
 from identitydp_jax.privacy.discrete_laplace import quantize
 from identitydp_jax.privacy.lattice import Lattice
 
-_ROWS = 1024  # of 512 coordinates
+_ROWS = 1024
 _LARGEST_LOSS = 6.0  # that draws show: e^-6 of them
 _CELLS = 32  # of each sign
 _TAIL = 5.0  # scales: where float32 noise has few values
@@ -57,12 +57,16 @@ def law(lattice: Lattice) -> Law:
     )
 
 
-def check_distribution(release: Release, lattice: Lattice, subject: str, *, seed: int) -> Finding:
+def check_distribution(
+    release: Release, lattice: Lattice, subject: str, *, seed: int, width: int = 512
+) -> Finding:
     """`audit.check_distribution` for the law of a lattice."""
-    return audit.check_distribution(release, law(lattice), subject, seed=seed)
+    return audit.check_distribution(release, law(lattice), subject, seed=seed, width=width)
 
 
-def check_support(release: Release, lattice: Lattice, subject: str, *, seed: int) -> Finding:
+def check_support(
+    release: Release, lattice: Lattice, subject: str, *, seed: int, width: int = 512
+) -> Finding:
     """Whether every code that one input releases is as possible under another.
 
     In exact arithmetic, the codes at the edges and those drawn under one input have a probability
@@ -71,7 +75,7 @@ def check_support(release: Release, lattice: Lattice, subject: str, *, seed: int
     (floats have few values out there). Codes must be integers within the bounds.
     """
     rng = np.random.default_rng(0)
-    one = rng.normal(size=512).astype(np.float32)
+    one = rng.normal(size=width).astype(np.float32)
     codes, other = (
         draw(release, row, count=_ROWS, seed=seed, label=f"support, {name}, {subject}")
         for name, row in (("one", one), ("other", -one))
@@ -96,13 +100,15 @@ def check_support(release: Release, lattice: Lattice, subject: str, *, seed: int
     return Finding("support", subject, passed, figures, p)
 
 
-def check_guard(release: Release, lattice: Lattice, subject: str, *, seed: int) -> Finding:
+def check_guard(
+    release: Release, lattice: Lattice, subject: str, *, seed: int, width: int = 512
+) -> Finding:
     """Whether no input at all passes the L1 guard, or one coordinate the resolution.
 
     Two releases under one key differ by exactly the difference of their integers (which is why no
     key is ever used twice): so the integers of hostile inputs are read off, against those of zero.
     """
-    rows = hostile_embeddings()
+    rows = hostile_embeddings(width)
     codes = [
         np.asarray(release(batch, derive_keys(seed, "guard", len(rows))))
         for batch in (rows, np.zeros_like(rows))

@@ -56,8 +56,8 @@ import numpy as np
 
 from identitydp_jax.checks import UserError, positive
 from identitydp_jax.privacy import chacha, discrete_laplace
-from identitydp_jax.privacy.calibration import EMBEDDING_DIM
 from identitydp_jax.privacy.lattice import Lattice, LatticeArrays
+from identitydp_jax.privacy.sensitivity import MAX_DIMENSION
 
 SIGMA = 2**13
 _REACH_BITS = 17
@@ -154,14 +154,14 @@ def exact_rho(design: DiscreteGaussian) -> float:
     """
     ideal = Fraction(2 * design.resolution**2, SIGMA**2)
     eta = _SLACK / _least_uniform(design)
-    bound = ideal * (1 + _LEAST_ORDER) + EMBEDDING_DIM * eta * (2 + 1 / _LEAST_ORDER)
+    bound = ideal * (1 + _LEAST_ORDER) + MAX_DIMENSION * eta * (2 + 1 / _LEAST_ORDER)
     nearest = float(bound)
     return nearest if Fraction(nearest) >= bound else math.nextafter(nearest, math.inf)
 
 
-def expected_cosine(design: DiscreteGaussian) -> float:
-    """Return the expected cosine of a 512-dimensional embedding and its release, to 0.003."""
-    return 1.0 / math.hypot(1.0, math.sqrt(EMBEDDING_DIM) * SIGMA / design.length)
+def expected_cosine(design: DiscreteGaussian, dimension: int) -> float:
+    """Return the expected cosine of an embedding (dimension,) and its release, to 0.003."""
+    return 1.0 / math.hypot(1.0, math.sqrt(dimension) * SIGMA / design.length)
 
 
 def pmf(design: DiscreteGaussian, code: int, value: int = 0) -> Fraction:

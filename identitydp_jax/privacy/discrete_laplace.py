@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from identitydp_jax.privacy import chacha
-from identitydp_jax.privacy.calibration import EMBEDDING_DIM
 from identitydp_jax.privacy.lattice import UNIT, LatticeArrays
+from identitydp_jax.privacy.sensitivity import MAX_DIMENSION
 
 
 def release(embedding, *, key, lattice: LatticeArrays):
@@ -64,10 +64,10 @@ def quantize(embedding, *, lattice: LatticeArrays):
     Raises:
       ValueError: d is above 512.
     """
-    if not 1 <= jnp.shape(embedding)[-1] <= EMBEDDING_DIM:
+    if not 1 <= jnp.shape(embedding)[-1] <= MAX_DIMENSION:
         raise ValueError(
             f"embedding has shape {jnp.shape(embedding)}: 32 bits hold the sums of "
-            f"{EMBEDDING_DIM} coordinates at most"
+            f"{MAX_DIMENSION} coordinates at most"
         )
     with np.errstate(over="ignore"):  # float64 beyond float32 is infinite
         rows = jnp.asarray(embedding, jnp.float32)

@@ -51,7 +51,7 @@ from typing import NamedTuple
 import numpy as np
 
 from identitydp_jax.checks import UserError, positive
-from identitydp_jax.privacy.calibration import EMBEDDING_DIM
+from identitydp_jax.privacy.sensitivity import MAX_DIMENSION
 
 UNIT = 2**22  # length of a unit vector in integers; 512 coordinates sum to 2^31 at most
 _MIN_RESOLUTION, _MAX_RESOLUTION = 32, 2**28  # coarser, and most coordinates would round to 0
@@ -172,8 +172,8 @@ def design(scale: float, l1_norm: float) -> Lattice:
       UserError: a value is out of its range, or the scale cannot be represented.
     """
     b, norm = Fraction(positive("scale", scale)), Fraction(positive("l1_norm", l1_norm))
-    if not 1 <= norm <= Fraction(math.sqrt(EMBEDDING_DIM)):
-        raise UserError(f"l1_norm is {l1_norm}: give one from 1 to sqrt({EMBEDDING_DIM})")
+    if not 1 <= norm <= Fraction(math.sqrt(MAX_DIMENSION)):
+        raise UserError(f"l1_norm is {l1_norm}: give one from 1 to sqrt({MAX_DIMENSION})")
     resolution = int(_REACH / (_SCALES * b))
     guard = int(resolution * norm)
     if not _MIN_RESOLUTION <= resolution <= _MAX_RESOLUTION or guard >= 2**32:

@@ -64,6 +64,7 @@ class Charge:
       claimed_epsilon: by the paper's definition, finite.
       loss: as certified; this is what adds up.
       key: the commitment to the key of the noise, never the key.
+      dimension: how many integers a code has.
     """
 
     policy: str
@@ -72,6 +73,7 @@ class Charge:
     claimed_epsilon: float
     loss: Loss
     key: str
+    dimension: int = EMBEDDING_DIM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Release:
     """A code that may be used, its charge being on the disk.
 
     Attributes:
-      code: int32 (512,), read-only.
+      code: int32 (charge.dimension,), read-only.
       number: of the entry that charged it, from 1.
       head: hexadecimal head of that entry, for the receipt: see this module's docstring.
       reused: whether it was remembered, so that nothing was charged this time.
@@ -148,8 +150,8 @@ class Ledger:
             nobody says who is in it. Those that repeat get one code.
           charge: of each subject that has nothing remembered for `charge.policy`.
           draw: called at most once, with the places in `subjects` whose codes are to be drawn;
-            returns int32 (places, 512). Not called if the budget forbids any of them. Other
-            processes wait while it runs; if it raises, nothing is charged.
+            returns int32 (places, charge.dimension). Not called if the budget forbids any of them.
+            Other processes wait while it runs; if it raises, nothing is charged.
 
         Returns:
           One release per subject; their charges are on the disk.
@@ -174,7 +176,8 @@ class Ledger:
                 self._check_budget(tag, charge.loss)
             releases = {tag: self._recall(remembered) for tag, remembered in known.items()}
             if places:
-                codes = _check_codes(draw(list(places.values())), len(places))
+                shape = (len(places), charge.dimension)
+                codes = _check_codes(draw(list(places.values())), shape)
                 releases |= self._append(dict(zip(places, codes, strict=True)), charge)
         return [releases[tag] for tag in tags]
 
@@ -279,12 +282,12 @@ def _record(tag: str, charge: Charge) -> dict:
     }
 
 
-def _check_codes(codes, count: int) -> np.ndarray:
+def _check_codes(codes, shape: tuple[int, int]) -> np.ndarray:
     codes = np.asarray(codes)
     if codes.dtype != np.int32:
         raise TypeError(f"draw returned {codes.dtype}: codes are int32")
-    if codes.shape != (count, EMBEDDING_DIM):
-        raise ValueError(f"draw returned shape {codes.shape}: give {(count, EMBEDDING_DIM)}")
+    if codes.shape != shape:
+        raise ValueError(f"draw returned shape {codes.shape}: give {shape}")
     return codes
 
 

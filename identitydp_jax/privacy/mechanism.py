@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 
 from identitydp_jax.privacy import chacha, discrete_gaussian, discrete_laplace, privunit
-from identitydp_jax.privacy.calibration import EMBEDDING_DIM
 from identitydp_jax.privacy.discrete_laplace import decode
+from identitydp_jax.privacy.sensitivity import MAX_DIMENSION
 
 __all__ = ["decode", "release"]
 
@@ -35,25 +35,27 @@ def release(embedding, *, key, mechanism: str, arrays):
     """Return codes that hide identity embeddings as a `PrivacySetting` says.
 
     Args:
-      embedding: (..., 512) floating, any values at all. Rows are normalised to unit L2 here; one
-        without a direction (zero or subnormal, NaN, infinite) releases noise alone.
+      embedding: (..., d) floating, any values at all; d is the setting's dimension (with rows of
+        another one the guarantee holds, but less is kept of them). Rows are normalised to unit L2
+        here; one without a direction (zero or subnormal, NaN, infinite) releases noise alone.
       key: typed ChaCha20 keys, one per row, of shape `embedding.shape[:-1]`, each used once.
       mechanism: of the setting, static under jit.
       arrays: `setting.noise.arrays()`, may be traced, so that one compilation serves every budget;
         None for ``random``.
 
     Returns:
-      int32 (..., 512), for `decode`. A row is a function of that row, its key, the mechanism and
+      int32 (..., d), for `decode`. A row is a function of that row, its key, the mechanism and
       the arrays alone: the same on every device, for any batch, order and sharding, jitted or not.
 
     Raises:
       TypeError: `key` is not an array of typed ChaCha20 keys.
-      ValueError: the last axis is not 512, or the keys are not one per row.
+      ValueError: d is above 512 or, for ``privunit``, no power of two from 64; or the keys are not
+        one per row.
     """
-    if jnp.shape(embedding)[-1:] != (EMBEDDING_DIM,):
+    if jnp.shape(embedding)[-1] > MAX_DIMENSION:
         raise ValueError(
-            f"embedding has shape {jnp.shape(embedding)}: the guarantee is that of "
-            f"{EMBEDDING_DIM} dimensions, give (..., {EMBEDDING_DIM})"
+            f"embedding has shape {jnp.shape(embedding)}: 32 bits hold the sums of "
+            f"{MAX_DIMENSION} coordinates at most"
         )
     if mechanism == "random":
         return random_codes(jnp.shape(embedding), key=key)

@@ -1,7 +1,8 @@
 """PrivUnit over a finite set of random directions: exact in integers, for any two inputs.
 
-A round draws K directions of +-1 in 512 dimensions, ranks them by their inner product with what is
-left of the embedding, calls the m best ones *top* and picks one direction:
+A round draws K directions of +-1 in d dimensions (512 for ArcFace, 128 for SFace), ranks them by
+their inner product with what is left of the embedding, calls the m best ones *top* and picks one
+direction:
 
 - with probability p = `threshold` / 2^64, each of the top ones alike;
 - otherwise, each of all K alike.
@@ -33,13 +34,14 @@ and Rogers 2018, arXiv 1812.00984), with p and m / K for its p and cap. Its cap 
 real numbers, exactly drawn; a finite set does not: this is subset selection (Ye and Barg 2018) over
 public random candidates (Feldman and Talwar 2021; Shah, Chen, Ballé, Kairouz and Theis 2022).
 
-**The directions.** A block is the 512 rows of a Hadamard matrix with the signs of the columns
-flipped at random, each row a uniform direction, and their negatives. Only 512 random bits for 1024
-directions, and one fast Walsh-Hadamard transform gives the scores. `_BLOCKS` blocks make K.
+**The directions.** A block is the d rows of a Hadamard matrix with the signs of the columns flipped
+at random, each row a uniform direction, and their negatives. Only d random bits for 2 d directions,
+and one fast Walsh-Hadamard transform gives the scores. As many blocks as make K = 16,384, whatever
+d is.
 
-**Several rounds.** A round finds at most the best of K directions, a cosine of
-0.17, whatever its epsilon. So a large epsilon is spread over rounds, each of which
-ranks by the residual: the embedding less the weighted directions so far, as in matching pursuit. A
+**Several rounds.** A round finds at most the best of K directions, a cosine of 0.17 for d = 512 and
+0.35 for 128, whatever its epsilon. So a large epsilon is spread over rounds, each of which ranks by
+the residual: the embedding less the weighted directions so far, as in matching pursuit. A
 direction's cosine with the residual is `gain` on average, so each weight is `gain` times the length
 that should be left, and sqrt(1 - gain^2) times the one before.
 """
@@ -59,17 +61,17 @@ import numpy as np
 
 from identitydp_jax.checks import UserError, positive
 from identitydp_jax.privacy import chacha, discrete_laplace
-from identitydp_jax.privacy.calibration import EMBEDDING_DIM
 from identitydp_jax.privacy.lattice import Lattice
+from identitydp_jax.privacy.sensitivity import EMBEDDING_DIM, MAX_DIMENSION
 
-_BLOCKS = 16
-_PAIRS = _BLOCKS * EMBEDDING_DIM  # of a direction and its negative
+_PAIRS = 2**13  # of a direction and its negative
+_MIN_DIMENSION = 64
 _SIGN_WORDS = _PAIRS // 32
 _MAX_ROUNDS = 512
 _MAX_PER_ROUND = 32  # above it, 64 bits no longer hold 1 - p to a part in 10^9
 _ONE = 2**64
 _LENGTH = 2**20  # of a quantised embedding
-_GUARD = 2**25  # above sqrt(512) _LENGTH: no embedding is clipped
+_GUARD = 2**25  # above sqrt(MAX_DIMENSION) _LENGTH: no embedding is clipped
 # `quantize` reads the resolution and the guard alone.
 _LATTICE = Lattice(_LENGTH, _GUARD, digits=((_ONE // 2,),), zero=0, replaced=0)
 _PRECISION = 60
@@ -99,6 +101,7 @@ class PrivUnit:
       rounds: 1 to 512.
       top: m, a power of two from 1 to half of the directions, 8192.
       threshold: p as a part of 2^64, from 0 to 2^64 - 1.
+      dimension: d, a power of two from 64 to 512. Epsilon does not depend on it.
 
     Raises:
       UserError: a value is out of its range, or together they do not fit 32-bit integers.
@@ -107,27 +110,29 @@ class PrivUnit:
     rounds: int
     top: int
     threshold: int
+    dimension: int = EMBEDDING_DIM
 
     def __post_init__(self):
         """Refuse what the sampler does not do as the proof says."""
+        _check_dimension(self.dimension)
         fits = (
             1 <= self.rounds <= _MAX_ROUNDS
             and 1 <= self.top <= _PAIRS
             and self.top.bit_count() == 1
             and 0 <= self.threshold < _ONE
         )
-        if not fits or _GUARD + EMBEDDING_DIM * sum(self.weights) >= 2**31:
+        if not fits or _GUARD + self.dimension * sum(self.weights) >= 2**31:
             raise UserError("this PrivUnit does not fit 32-bit integers: take one from design()")
 
     @property
     def gain(self) -> float:
         """The average cosine of a round's direction with a residual of many coordinates."""
-        return _gain(self.threshold / _ONE, self.top)
+        return _gain(self.threshold / _ONE, self.top, self.dimension)
 
     @property
     def weights(self) -> tuple[int, ...]:
         """What the direction of each round is multiplied by, from 1; falling."""
-        first = _LENGTH * self.gain / math.sqrt(EMBEDDING_DIM)
+        first = _LENGTH * self.gain / math.sqrt(self.dimension)
         falling = math.sqrt(1.0 - self.gain**2)
         return tuple(max(1, round(first * falling**j)) for j in range(self.rounds))
 
@@ -144,18 +149,20 @@ class PrivUnit:
 
 
 @functools.lru_cache(maxsize=64)
-def design(epsilon: float) -> PrivUnit:
+def design(epsilon: float, dimension: int = EMBEDDING_DIM) -> PrivUnit:
     """Return the PrivUnit of the highest expected cosine whose exact epsilon is at most `epsilon`.
 
     Args:
       epsilon: from 0.01 to 10,000. The exact epsilon of the result, `exact_epsilon`, is below it by
         less than 1e-6.
+      dimension: of the embeddings, a power of two from 64 to 512.
 
     Of designs whose cosines agree to four digits, the one of the fewest rounds.
 
     Raises:
-      UserError: epsilon is out of its range.
+      UserError: epsilon or the dimension is out of its range.
     """
+    _check_dimension(dimension)
     number = positive("epsilon", epsilon)
     if not 0.01 <= number <= 10_000:
         raise UserError(f"epsilon is {epsilon}: PrivUnit holds those from 0.01 to 10000")
@@ -163,9 +170,12 @@ def design(epsilon: float) -> PrivUnit:
     tops = [2**c for c in range(_PAIRS.bit_length())]
     rounds, top = max(
         itertools.product(range(fewest, _MAX_ROUNDS + 1), tops),
-        key=lambda pair: (round(_cosine(_spend(number / pair[0], pair[1]), *pair), 4), -pair[0]),
+        key=lambda pair: (
+            round(_cosine(_spend(number / pair[0], pair[1]), *pair, dimension), 4),
+            -pair[0],
+        ),
     )
-    return PrivUnit(rounds, top, _threshold(number, rounds, top))
+    return PrivUnit(rounds, top, _threshold(number, rounds, top), dimension)
 
 
 def exact_epsilon(design: PrivUnit) -> float:
@@ -183,27 +193,29 @@ def exact_epsilon(design: PrivUnit) -> float:
 
 
 def expected_cosine(design: PrivUnit) -> float:
-    """Return the expected cosine of an embedding and its release, to 0.003.
+    """Return the expected cosine of an embedding and its release, to 0.003 (0.012 at 128).
 
     sqrt(1 - (1 - gain^2)^rounds): each round takes gain^2 of the square of the residual's length.
     For embeddings of many coordinates, as those of faces; if a few are most of its length, even the
-    best +-1 direction is far from it, and the cosine lower. Epsilon does not depend on that.
+    best +-1 direction is far from it, and the cosine lower. Inner products with 128 signs already
+    have shorter tails than the normal ones of this reckoning. Epsilon does not depend on that.
     """
-    return _cosine(design.threshold / _ONE, design.rounds, design.top)
+    return _cosine(design.threshold / _ONE, design.rounds, design.top, design.dimension)
 
 
 def release(embedding, *, key, arrays: PrivUnitArrays):
     """Return codes that hide an embedding with the exact epsilon of the design, delta 0.
 
     Args:
-      embedding: (..., 512) floating, any values; see `discrete_laplace.quantize`. Only its
-        direction counts. A row without one is released as any other.
+      embedding: (..., d) floating, any values; see `discrete_laplace.quantize`. Only its direction
+        counts. A row without one is released as any other. d is that of the design: with another
+        one epsilon holds, but less is kept.
       key: typed ChaCha20 keys, one per row, of shape `embedding.shape[:-1]`. Each key must be used
         once and stay secret.
       arrays: `PrivUnit.arrays()`, may be traced.
 
     Returns:
-      int32 (..., 512), below 2^22 in size; `discrete_laplace.decode` gives the unit vector. A row
+      int32 (..., d), below 2^22 in size; `discrete_laplace.decode` gives the unit vector. A row
       of codes is a function of that row, its key and the arrays alone: 32-bit integers on every
       device, for any batch, order or sharding, jitted or not. No gradient.
 
@@ -212,19 +224,21 @@ def release(embedding, *, key, arrays: PrivUnitArrays):
 
     Raises:
       TypeError: `key` is not an array of typed ChaCha20 keys.
-      ValueError: the keys are not one per row, or the rows are not of 512 coordinates.
+      ValueError: the keys are not one per row, or d is no power of two from 64 to 512.
     """
     shape = jnp.shape(embedding)
-    if shape[-1:] != (EMBEDDING_DIM,):
-        raise ValueError(f"embedding has shape {shape}: give rows of {EMBEDDING_DIM} coordinates")
+    if not _is_dimension(shape[-1]):
+        raise ValueError(
+            f"embedding has shape {shape}: give rows of 64, 128, 256 or 512 coordinates"
+        )
     chacha.check_keys(key, shape[:-1])
     codes = discrete_laplace.quantize(embedding, lattice=_LATTICE.arrays())
-    return _approach(codes.reshape(-1, EMBEDDING_DIM), key.reshape(-1), arrays).reshape(shape)
+    return _approach(codes.reshape(-1, shape[-1]), key.reshape(-1), arrays).reshape(shape)
 
 
 @jax.jit
 def _approach(targets, keys, arrays):
-    """Return the sum of the weighted directions, int32 (N, 512), for rows and their keys."""
+    """Return the sum of the weighted directions, int32 (N, d), for rows and their keys."""
 
     def one(target, key):
         for_signs, for_choices = jax.random.split(key)
@@ -240,13 +254,14 @@ def _approach(targets, keys, arrays):
 
 
 def _direction(residual, signs, choice, arrays):
-    """Return the chosen direction, int32 (512,) of +-1."""
-    bits = (signs.reshape(_BLOCKS, -1, 1) >> jnp.arange(32, dtype=jnp.uint32)) & 1
-    flipped = bits.reshape(_BLOCKS, EMBEDDING_DIM)
+    """Return the chosen direction, int32 (d,) of +-1, for a residual (d,)."""
+    d = residual.size
+    bits = (signs.reshape(_PAIRS // d, -1, 1) >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    flipped = bits.reshape(_PAIRS // d, d)
     scores = _hadamard(jnp.where(flipped == 1, -residual, residual)).reshape(-1)
     index, negative = _choose(scores, choice, arrays)
-    row, block = index % EMBEDDING_DIM, index // EMBEDDING_DIM
-    parity = jax.lax.population_count(row & jnp.arange(EMBEDDING_DIM, dtype=jnp.uint32)) & 1
+    row, block = index % d, index // d
+    parity = jax.lax.population_count(row & jnp.arange(d, dtype=jnp.uint32)) & 1
     return 1 - 2 * (parity ^ flipped[block] ^ negative).astype(jnp.int32)
 
 
@@ -289,9 +304,9 @@ def _ranked(sizes, rank):
 
 
 def _hadamard(rows):
-    """Return the inner products of rows (..., 512) with v_i[j] = (-1)^popcount(i & j), by i."""
+    """Return the inner products of rows (..., d) with v_i[j] = (-1)^popcount(i & j), by i."""
     shape = rows.shape
-    for stage in range(EMBEDDING_DIM.bit_length() - 1):
+    for stage in range(shape[-1].bit_length() - 1):
         pairs = rows.reshape(*shape[:-1], -1, 2, 2**stage)
         one, other = pairs[..., 0, :], pairs[..., 1, :]
         rows = jnp.stack([one + other, one - other], axis=-2).reshape(shape)
@@ -304,12 +319,23 @@ def _spend(epsilon: float, top: int) -> float:
     return odds / (1.0 + odds)
 
 
-def _gain(p: float, top: int) -> float:
-    return p * _mean_of_top()[top - 1] / math.sqrt(EMBEDDING_DIM)
+def _is_dimension(dimension: int) -> bool:
+    return _MIN_DIMENSION <= dimension <= MAX_DIMENSION and dimension.bit_count() == 1
 
 
-def _cosine(p: float, rounds: int, top: int) -> float:
-    return math.sqrt(-math.expm1(rounds * math.log1p(-(_gain(p, top) ** 2))))
+def _check_dimension(dimension: int) -> None:
+    if not _is_dimension(dimension):
+        raise UserError(
+            f"dimension is {dimension}: PrivUnit holds 64, 128, 256 and 512; take laplace instead"
+        )
+
+
+def _gain(p: float, top: int, dimension: int) -> float:
+    return p * _mean_of_top()[top - 1] / math.sqrt(dimension)
+
+
+def _cosine(p: float, rounds: int, top: int, dimension: int) -> float:
+    return math.sqrt(-math.expm1(rounds * math.log1p(-(_gain(p, top, dimension) ** 2))))
 
 
 @functools.cache

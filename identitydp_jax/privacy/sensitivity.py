@@ -13,9 +13,10 @@ from collections.abc import Iterable
 
 from identitydp_jax.checks import UserError
 
-EMBEDDING_DIM = 512
+EMBEDDING_DIM = 512  # of ArcFace's encoders, and where nothing else is said
+MAX_DIMENSION = 512  # coordinates whose sums the 32-bit integers of the mechanisms hold
 _FORMAT = "identitydp calibration 1"
-_MOST = 2 * math.sqrt(EMBEDDING_DIM) * (1 + 1e-6)  # embeddings are unit vectors in float32
+_MOST = 2 * math.sqrt(MAX_DIMENSION) * (1 + 1e-6)  # embeddings are unit vectors in float32
 _MEMBER = 8  # bytes of a digest: 5,000 members meet a photo that is none by chance in 2^-51
 
 

@@ -11,10 +11,12 @@ import numpy as np
 from identitydp_jax.checks import UserError, one_of, positive
 from identitydp_jax.privacy import accounting, discrete_gaussian, lattice, privunit
 from identitydp_jax.privacy.calibration import EMBEDDING_DIM, Calibration, parse
+from identitydp_jax.privacy.sensitivity import MAX_DIMENSION
 
 MECHANISMS = ("laplace", "privunit", "gaussian", "random")
 DELTA = 1e-6  # of every epsilon that is stated at a delta
 _BOUNDS = (0.01, 10_000.0)  # of epsilon
+_MIN_DIMENSION = 16  # fewer, and the expected cosines are off
 _LENGTH = 1.001  # a unit vector's after rounding is below this; see test_discrete_laplace
 
 
@@ -34,6 +36,8 @@ class PrivacySetting:
         `calibration`, ``gaussian`` at delta 1e-6.
       calibration: ``certified-l2``, ``certified-l1:S``, ``paper`` or ``paper:FILE``, for
         ``laplace``; see `privacy.calibration.parse`. The others are certified by themselves.
+      dimension: length of the embeddings, which is the encoder's: 512 for ArcFace, 128 for SFace;
+        16 to 512, for ``privunit`` a power of two from 64.
 
     Raises:
       UserError: a value is another, or 32-bit integers can't represent the noise.
@@ -42,13 +46,19 @@ class PrivacySetting:
     mechanism: str = "laplace"
     epsilon: float = 6.0
     calibration: Calibration | str = "certified-l2"
+    dimension: int = EMBEDDING_DIM
 
     def __post_init__(self):
         """Validate; make values that mean the same equal."""
         one_of("mechanism", self.mechanism, MECHANISMS)
+        if not _MIN_DIMENSION <= self.dimension <= MAX_DIMENSION:
+            raise UserError(
+                f"dimension is {self.dimension}: give one from {_MIN_DIMENSION} to {MAX_DIMENSION}"
+            )
         measure = self.calibration
         if isinstance(measure, str):
-            measure = parse(measure)
+            measure = parse(measure, self.dimension)
+        measure = measure.at(self.dimension)
         if self.mechanism != "laplace" and measure.name != "certified-l2":
             raise UserError(
                 f"calibration {measure.name} goes with the mechanism laplace alone,"
@@ -61,6 +71,10 @@ class PrivacySetting:
         object.__setattr__(self, "epsilon", epsilon)
         object.__setattr__(self, "calibration", measure)
         _ = self.noise  # so that what can't be represented is refused here
+
+    def at(self, dimension: int) -> "PrivacySetting":
+        """Return the setting of the same names and numbers for embeddings of another length."""
+        return dataclasses.replace(self, dimension=dimension)
 
     @property
     def noise(self):
@@ -95,10 +109,15 @@ class PrivacySetting:
 
     @property
     def paper_epsilon(self) -> float | None:
-        """The epsilon by the paper's definition, an empirical Delta over b; of ``laplace``."""
-        if self.mechanism != "laplace":
+        """The epsilon by the paper's definition, an empirical Delta over b; of ``laplace``.
+
+        None where no Delta is known: the shipped one is of embeddings of 512 values.
+        """
+        measured = self.calibration.measured
+        if measured is None and self.dimension == EMBEDDING_DIM:
+            measured = parse("paper").measured
+        if self.mechanism != "laplace" or measured is None:
             return None
-        measured = self.calibration.measured or parse("paper").measured
         return measured.value / self.scale
 
     @property
@@ -112,9 +131,10 @@ class PrivacySetting:
         if self.mechanism == "random":
             return 0.0
         if self.mechanism == "laplace":
-            return laplace_cosine(self.scale)
-        module = privunit if self.mechanism == "privunit" else discrete_gaussian
-        return module.expected_cosine(self.noise)
+            return laplace_cosine(self.scale, self.dimension)
+        if self.mechanism == "privunit":
+            return privunit.expected_cosine(self.noise)
+        return discrete_gaussian.expected_cosine(self.noise, self.dimension)
 
     def policy(self, model_sha256: str) -> str:
         """Return the canonical text of this setting with a model, for keys, ledger and receipts.
@@ -142,32 +162,38 @@ class PrivacySetting:
             )
 
 
-def for_similarity(cosine: float, mechanism: str = "privunit") -> PrivacySetting:
+def for_similarity(
+    cosine: float, mechanism: str = "privunit", dimension: int = EMBEDDING_DIM
+) -> PrivacySetting:
     """Return the setting of least epsilon whose expected cosine is `cosine`, within 0.005.
 
     Raises:
       UserError: no epsilon of the mechanism reaches it, or it is not above 0.
     """
     low, high = (math.log(bound) for bound in _BOUNDS)
-    reach = [PrivacySetting(mechanism, bound).expected_cosine for bound in _BOUNDS]
+
+    def setting(epsilon):
+        return PrivacySetting(mechanism, epsilon, dimension=dimension)
+
+    reach = [setting(bound).expected_cosine for bound in _BOUNDS]
     if not reach[0] <= cosine <= reach[1]:
         raise UserError(
             f"similarity is {cosine:g}: {mechanism} reaches {reach[0]:.3g} to {reach[1]:.3g}"
         )
     for _ in range(30):
         middle = (low + high) / 2
-        enough = PrivacySetting(mechanism, math.exp(middle)).expected_cosine >= cosine
+        enough = setting(math.exp(middle)).expected_cosine >= cosine
         low, high = (low, middle) if enough else (middle, high)
-    return PrivacySetting(mechanism, float(f"{math.exp(high):.4g}"))
+    return setting(float(f"{math.exp(high):.4g}"))
 
 
-def laplace_cosine(scale: float, dimensions: int = EMBEDDING_DIM) -> float:
+def laplace_cosine(scale: float, dimension: int) -> float:
     """Return E[cos(r, r + b L)] to first order, 1 / sqrt(1 + 2 d b^2), as E[L^2] = 2.
 
     Within 0.001 of the mean of 30,000 draws at 512 dimensions, whatever the scale. A single draw
-    has a standard deviation of up to 1 / sqrt(d) = 0.044: near 0 it may well be negative.
+    has a standard deviation of up to 1 / sqrt(d), 0.044 there: near 0 it may well be negative.
     """
-    return 1.0 / math.hypot(1.0, math.sqrt(2.0 * dimensions) * scale)
+    return 1.0 / math.hypot(1.0, math.sqrt(2.0 * dimension) * scale)
 
 
 @functools.lru_cache(maxsize=256)
@@ -175,7 +201,7 @@ def _noise(setting: PrivacySetting):
     if setting.mechanism == "laplace":
         return lattice.design(setting.scale, setting.calibration.l1_norm)
     if setting.mechanism == "privunit":
-        return privunit.design(setting.epsilon)
+        return privunit.design(setting.epsilon, setting.dimension)
     if setting.mechanism == "gaussian":
         return discrete_gaussian.design(_rho(setting.epsilon))
     return None

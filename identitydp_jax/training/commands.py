@@ -22,11 +22,11 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--profile", action="store_true",
         help="write what JAX's profiler sees of three steps into WORKDIR/profile",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--export", metavar="FILE",
         help="when the run has ended, do as `identitydp export --output FILE` does",
-    )
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,19 +39,20 @@ def run(args: argparse.Namespace) -> int:
     _quieten_orbax()
     processes.start()
     with processes.ending_together():
+        from identitydp_jax.training.coarse import train_in_stages
         from identitydp_jax.training.export import export
-        from identitydp_jax.training.loop import on_host, train
+        from identitydp_jax.training.loop import on_host
 
         try:
-            state = train(config, args.workdir, profile=args.profile)
+            state = train_in_stages(config, args.workdir, profile=args.profile)
         except processes.Preempted as stopped:
             if jax.process_index() == 0:
                 print(f"identitydp: {stopped}", file=sys.stderr, flush=True)
             return processes.PREEMPTED_STATUS
         if args.export:
-            average, steps = on_host(state.average), int(state.step)
+            variables, steps = on_host(state.variables), int(state.step)
             if jax.process_index() == 0:
-                export(args.export, config, average, steps=steps, command=args.line)
+                export(args.export, config, variables, steps=steps, command=args.line)
     return 0
 
 

@@ -9,12 +9,12 @@ import pathlib
 from identitydp_jax.checks import UserError, one_of, positive
 
 _COUNTS = ("batch_size", "accumulate", "steps", "log_every", "checkpoint_every", "keep", "held_out",
-           "pool", "freeze_statistics_at", "discriminator.layers")  # fmt: skip
+           "pool", "population", "freeze_statistics_at", "discriminator.layers")  # fmt: skip
 _YES_OR_NO = ("augmentation", "fsdp", "remat")
 _COMPUTE = ("float32", "bfloat16")
-_SHARES = ("mixture.same", "mixture.other", "mixture.noised")
+_SHARES = ("mixture.same", "mixture.twin", "mixture.other", "mixture.noised")
 _WEIGHTS = ("loss.adversarial", "loss.identity", "loss.attributes", "loss.reconstruction",
-            "loss.background", "loss.leak", "loss.colour")  # fmt: skip
+            "loss.texture", "loss.leak", "loss.colour")  # fmt: skip
 _SEED_LIMIT = 2**32  # `jax.random.key` drops higher bits: two seeds would give the same run
 
 
@@ -58,8 +58,9 @@ def check(config) -> None:
     values = dict(_leaves(config))
     choices = {"loss.kind": losses.KINDS, "loss.reduction": losses.REDUCTIONS, "compute": _COMPUTE}
     needed = (*_COUNTS, *_YES_OR_NO, *_SHARES, *_WEIGHTS, *choices, "refresh", "seed", "data",
-              "encoder", "learning_rate", "frozen_rate", "average_decay", "softening",
-              "mixture.epsilon", "network.resolution", "discriminator.width")  # fmt: skip
+              "coarse_steps", "coarse_rate", "encoder", "learning_rate", "frozen_rate",
+              "average_decay", "softening", "momentum", "mixture.epsilon", "network.resolution",
+              "discriminator.width")  # fmt: skip
     for name in needed:
         if name not in values:
             raise UserError(f"the configuration lacks {name}")
@@ -75,6 +76,13 @@ def check(config) -> None:
             raise UserError(f"{name} is {values[name]}: give a whole number from 1")
     if not (isinstance(values["refresh"], int) and 0 <= values["refresh"] <= values["pool"]):
         raise UserError(f"refresh is {values['refresh']}: give a whole number from 0 to pool")
+    if not (isinstance(values["coarse_steps"], int) and values["coarse_steps"] >= 0):
+        raise UserError(f"coarse_steps is {values['coarse_steps']}: give a whole number from 0")
+    if values["coarse_steps"] and not AEIConfig(**config.network).has_coarse:
+        raise UserError(
+            f"coarse_steps is {values['coarse_steps']}, but the network draws no coarse face: set"
+            " network.coarse below network.resolution, or coarse_steps=0"
+        )
     for name in _YES_OR_NO:
         if not isinstance(values[name], bool):
             raise UserError(f"{name} is {values[name]!r}: give True or False")
@@ -93,14 +101,30 @@ def check(config) -> None:
     low, high = (positive("mixture.epsilon", bound) for bound in values["mixture.epsilon"])
     if low > high:
         raise UserError(f"mixture.epsilon is {(low, high)}: give the lower bound first")
-    for name in ("learning_rate", "discriminator.width"):
+    for name in ("learning_rate", "coarse_rate", "discriminator.width"):
         positive(name, values[name])
-    if not 0 <= values["average_decay"] < 1:
-        raise UserError(f"average_decay is {values['average_decay']}: give a number in [0, 1)")
+    for name in ("average_decay", "momentum"):
+        if not 0 <= values[name] < 1:
+            raise UserError(f"{name} is {values[name]}: give a number in [0, 1)")
     if not 0 <= values["softening"] <= 1:
         raise UserError(f"softening is {values['softening']}: give a number from 0 to 1")
     if not 0 <= values["seed"] < _SEED_LIMIT:
         raise UserError(f"seed is {values['seed']}: give a number from 0 to {_SEED_LIMIT - 1}")
+
+
+def check_dimension(config, encode) -> None:
+    """Raise `UserError` unless the network takes the embeddings that `config.encoder` gives.
+
+    Here and not in `check`, because only the loaded encoder, `encode`, tells their length.
+    """
+    from identitydp_jax.training.state import network_config
+
+    taken = network_config(config).identity_dimension
+    if taken != encode.dimension:
+        raise UserError(
+            f"network.identity_dimension is {taken}, and the encoder {config.encoder} gives"
+            f" embeddings of {encode.dimension}: set it to {encode.dimension}"
+        )
 
 
 def _override(config, override: str) -> None:

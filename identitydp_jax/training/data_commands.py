@@ -40,8 +40,8 @@ def _add_prepare(actions) -> None:
         "prepare",
         help="cut the faces out of photos into ArrayRecord shards",
         description="Detect and align every face of a folder, an archive or a tfds data set and "
-        "write them as ArrayRecord shards, to train on with --set data=array_record:DIR. The same "
-        "command goes on where it was stopped.",
+        "write them as ArrayRecord shards, to train on with --set data=array_record:DIR --set "
+        "mixture.twin=0. The same command goes on where it was stopped.",
     )
     parser.add_argument(
         "--source", required=True,
@@ -77,12 +77,10 @@ def _prepare(args: argparse.Namespace) -> int:
     if args.workers < 1:
         raise UserError(f"--workers is {args.workers}: give 1 or more")
     cache.path("scrfd_500m")  # once, before every process asks for it
-    made = prepare(
-        args.source, args.output, resolution=args.resolution, workers=args.workers
-    )
+    made = prepare(args.source, args.output, resolution=args.resolution, workers=args.workers)
     print(
         f"{args.output}: {made.faces} faces of {made.photos} photos, {made.written} shards written"
-        f" now; train on them with --set data=array_record:{args.output}"
+        f" now; train on them with --set data=array_record:{args.output} --set mixture.twin=0"
     )
     for reason, count in sorted(made.left_out.items()):
         print(f"left out: {count} photos, {reason}; {shards.MANIFEST} names them")

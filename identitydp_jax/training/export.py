@@ -59,18 +59,18 @@ def export_run(workdir, path, *, best: bool, command: str) -> None:
 
     config, state = read_run(pathlib.Path(workdir) / "checkpoints", abstract, best=best)
     export(
-        path, ml_collections.ConfigDict(config), state.average, steps=int(state.step),
+        path, ml_collections.ConfigDict(config), state.variables, steps=int(state.step),
         command=command,
     )  # fmt: skip
 
 
-def export(path, config, average, *, steps: int, command: str) -> None:
-    """Write averaged variables as safetensors, in half precision, and a model card beside them.
+def export(path, config, variables, *, steps: int, command: str) -> None:
+    """Write variables of a network as safetensors, in half precision, and a model card beside them.
 
     Args:
       path: the file; the card gets its name with the ending `.md`.
       config: the configuration of the run.
-      average: `params` and `batch_stats` of the network, float32.
+      variables: `TrainState.variables`, float32.
       steps: how many steps it was trained.
       command: the command line that exports it, for the card.
 
@@ -81,10 +81,10 @@ def export(path, config, average, *, steps: int, command: str) -> None:
     card = path.with_suffix(".md")
     if card == path:
         raise UserError(f"{path}: is the name of the model card; give one that ends otherwise")
-    save(path, states.network_config(config), average, encoder=config.encoder)
+    save(path, states.network_config(config), variables, encoder=config.encoder)
     text = _CARD.format(
         name=path.stem, file=path.name, version=__version__, command=command, steps=steps,
-        resolution=config.network.resolution, parameters=parameter_count(average["params"]),
+        resolution=config.network.resolution, parameters=parameter_count(variables["params"]),
         batch_size=config.batch_size, data=_data(config), ingredients=_ingredients(config),
         configuration=json.dumps(config.to_dict(), indent=2),
     )  # fmt: skip

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from identitydp_jax import sharding
 from identitydp_jax.checks import UserError, one_of
+from identitydp_jax.data.batches import picture_shape
 from identitydp_jax.models import face_source
 from identitydp_jax.models.pixels import to_uint8
 
@@ -36,7 +37,7 @@ class FacePool:
         """Prepare to draw batches from the first on; the pool is filled when it is drawn.
 
         Args:
-          config: `batch_size`, `pool`, `refresh`, `held_out`, `seed`, `network.resolution`.
+          config: `batch_size`, `pool`, `refresh`, `held_out`, `seed`, what `picture_shape` reads.
           mesh: from `sharding.make_mesh`, of a size that divides the batch.
 
         Raises:
@@ -52,21 +53,21 @@ class FacePool:
             )
         self._rows, self._refresh, self._step = rows, config.refresh, 0
         self._rounds, self._held = 0, config.pool // rows
-        self._mesh, self._resolution = mesh, side
+        self._mesh, self._resolution, self._twins = mesh, side, config.mixture.twin > 0
         root = jax.random.key(config.seed)
         self._face_root, self._draw_root, self._held_out_root = (
             _named(root, name) for name in ("faces", "draws", "held out")
         )
         self._held_out = config.held_out
         self._params = sharding.place(face_source.load(), sharding.replicated(mesh))
-        self._pool = _empty(mesh, (rows, self._held, side, side, 3))
+        self._pool = _empty(mesh, (rows, self._held, *picture_shape(config)))
 
     def __iter__(self):
         """Return itself."""
         return self
 
     def __next__(self) -> jax.Array:
-        """Return the next batch: uint8 (N, R, R, 3), split over the devices of the mesh."""
+        """Return the next batch: uint8 (N, R, K R, 3), split over the devices of the mesh."""
         self._make_rounds(self._held + self._step * self._refresh // self._rows)
         key = jax.random.fold_in(self._draw_root, self._step)
         self._step += 1
@@ -83,7 +84,7 @@ class FacePool:
     def held_out(self) -> np.ndarray:
         """Return faces of another root key than the pool's, the same in every process."""
         keys = jax.random.split(self._held_out_root, self._held_out)
-        draw = functools.partial(_faces, resolution=self._resolution)
+        draw = functools.partial(_pictures, resolution=self._resolution, twins=self._twins)
         return np.asarray(jax.jit(draw)(face_source.load(), keys))
 
     def _make_rounds(self, until: int) -> None:
@@ -96,18 +97,19 @@ class FacePool:
             self._pool = _replace(
                 self._pool, self._params, self._face_root, np.uint32(number * self._rows),
                 number % self._held, mesh=self._mesh, resolution=self._resolution,
+                twins=self._twins,
             )  # fmt: skip
         self._rounds = until
 
 
-@functools.partial(jax.jit, static_argnames=("mesh", "resolution"), donate_argnums=0)
-def _replace(pool, params, root, first, place, *, mesh, resolution):
+@functools.partial(jax.jit, static_argnames=("mesh", "resolution", "twins"), donate_argnums=0)
+def _replace(pool, params, root, first, place, *, mesh, resolution, twins):
     """Put faces `first`, `first` + 1, ... into place `place` of every row of the pool."""
 
     def on_device(pool, params, root, first, place):
         index = first + _own_rows(pool).astype(jnp.uint32)
         keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(index)
-        return pool.at[:, place].set(_faces(params, keys, resolution=resolution))
+        return pool.at[:, place].set(_pictures(params, keys, resolution=resolution, twins=twins))
 
     split, whole = PartitionSpec("data"), PartitionSpec()
     return jax.shard_map(
@@ -116,15 +118,18 @@ def _replace(pool, params, root, first, place, *, mesh, resolution):
     )(pool, params, root, first, place)  # fmt: skip
 
 
-def _faces(params, keys, *, resolution):
-    """Generate uint8 faces (N, R, R, 3), one for every key."""
+def _pictures(params, keys, *, resolution, twins):
+    """Generate uint8 pictures (N, R, K R, 3), one for every key: a face, or it and its twin."""
 
-    def face(key):
+    def picture(key):
+        if twins:
+            pair = face_source.draw_twins(params, key[None], resolution=resolution)[0]
+            return to_uint8(jnp.concatenate([*pair], axis=1))
         return to_uint8(face_source.draw(params, key[None], resolution=resolution)[0])
 
     # One at a time a CPU is as fast, and a face is the same to the last bit in any batch.
     chunk = None if jax.default_backend() == "cpu" else _CHUNK
-    return jax.lax.map(face, keys, batch_size=chunk)
+    return jax.lax.map(picture, keys, batch_size=chunk)
 
 
 @functools.partial(jax.jit, static_argnames="mesh")

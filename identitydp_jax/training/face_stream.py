@@ -5,6 +5,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from identitydp_jax import sharding
+from identitydp_jax.checks import UserError
 from identitydp_jax.data.batches import open_batches, read_held_out
 from identitydp_jax.training.face_pool import FacePool
 from identitydp_jax.training.synthetic_source import write_folder
@@ -20,20 +21,26 @@ def open_stream(config, workdir, mesh):
     folder: the way for devices that generate slowly.
 
     Args:
-      config: `data`, `batch_size`, `held_out`, `seed`, `network.resolution`; for ``synthetic`` also
-        `pool` and `refresh`.
+      config: `data`, `batch_size`, `held_out`, `seed`, `network.resolution`, `mixture.twin`; for
+        ``synthetic`` also `pool` and `refresh`.
       workdir: folder of the run, shared by all processes.
       mesh: from `sharding.make_mesh`.
 
     Returns:
-      An iterator over uint8 global arrays (N, R, R, 3), split over the mesh, with `get_state()`,
-      `set_state(state)` and `held_out()`, `config.held_out` faces that are in no batch, uint8
-      (M, R, R, 3) on the host. All processes have to take batches in step.
+      An iterator over uint8 global arrays (N, R, K R, 3), see `picture_shape`, split over the mesh,
+      with `get_state()`, `set_state(state)` and `held_out()`, `config.held_out` pictures that are
+      in no batch, uint8 on the host. All processes have to take batches in step.
 
     Raises:
-      UserError: as `open_batches`, `FacePool` and `write_folder` do.
+      UserError: `mixture.twin` asks for twins of faces that are not generated; else as
+        `open_batches`, `FacePool` and `write_folder` do.
     """
     if config.data != "synthetic":
+        if config.mixture.twin:
+            raise UserError(
+                f"mixture.twin is {config.mixture.twin}, but only generated faces have twins: set"
+                " mixture.twin=0 or data=synthetic"
+            )
         return HostStream(config, mesh)
     if config.refresh:
         return FacePool(config, mesh)
@@ -41,7 +48,7 @@ def open_stream(config, workdir, mesh):
     if jax.process_index() == 0:
         write_folder(
             folder, count=config.pool + config.held_out, resolution=config.network.resolution,
-            seed=config.seed, image_format="png",
+            seed=config.seed, image_format="png", twins=config.mixture.twin > 0,
         )  # fmt: skip
     multihost_utils.sync_global_devices("faces")
     from_folder = config.copy_and_resolve_references()
@@ -64,7 +71,7 @@ class HostStream:
         return self
 
     def __next__(self) -> jax.Array:
-        """Return the next batch: uint8 (N, R, R, 3), split over the devices of the mesh."""
+        """Return the next batch: uint8 (N, R, K R, 3), split over the devices of the mesh."""
         return sharding.global_batch(next(self._batches), self._mesh)
 
     def get_state(self) -> dict[str, int]:
@@ -76,5 +83,5 @@ class HostStream:
         self._batches.set_state(state)
 
     def held_out(self) -> np.ndarray:
-        """Return the last faces of the source, alike in every process; see `read_held_out`."""
+        """Return the last pictures of the source, alike in every process; see `read_held_out`."""
         return read_held_out(self._config)

@@ -5,6 +5,7 @@ import errno
 import functools
 import itertools
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +13,17 @@ import numpy as np
 
 from identitydp_jax import sharding
 from identitydp_jax.checks import UserError, writable_folder
+from identitydp_jax.data.batches import picture_shape
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.training import state as states
 from identitydp_jax.training.checkpoint import Checkpoints
-from identitydp_jax.training.configuration import check
+from identitydp_jax.training.configuration import check, check_dimension
 from identitydp_jax.training.console import Console
 from identitydp_jax.training.face_stream import open_stream
 from identitydp_jax.training.held_out import make_evaluation
 from identitydp_jax.training.processes import Preempted, preemption
 from identitydp_jax.training.recorder import Recorder
-from identitydp_jax.training.statistics import population_statistics
+from identitydp_jax.training.statistics import measure_identities, population_statistics
 from identitydp_jax.training.step import make_step
 from identitydp_jax.training.utilization import step_flops
 
@@ -30,7 +32,9 @@ _STATISTICS_BATCH, _STATISTICS_BATCHES = 64, 16  # faces seen before the statist
 _TRACED_AFTER, _TRACED = 10, 3  # steps of this run that the profiler leaves out, and sees
 
 
-def train(config, workdir, *, profile: bool = False) -> states.TrainState:
+def train(
+    config, workdir, *, profile: bool = False, faces=None, start_from=None
+) -> states.TrainState:
     """Train as `config` says until `config.steps`, continuing what `workdir` already holds.
 
     The devices of all processes work on one batch; process 0 writes metrics, pictures and lines.
@@ -41,6 +45,8 @@ def train(config, workdir, *, profile: bool = False) -> states.TrainState:
       workdir: folder for checkpoints, metrics and pictures, shared by all processes; made if it is
         missing.
       profile: write what JAX's profiler sees of three steps into the folder `profile`.
+      faces: folder whose generated faces it uses, if other than `workdir`.
+      start_from: model file that a run begins with, see `state.create`; None starts from nothing.
 
     Returns:
       The final state, as global arrays.
@@ -55,8 +61,9 @@ def train(config, workdir, *, profile: bool = False) -> states.TrainState:
     mesh = sharding.make_mesh()
     sharding.check_divisible(config.batch_size, mesh, accumulate=config.accumulate)
     encode, encoder_params = load_encoder(config.encoder)
+    check_dimension(config, encode)
     encoder_params = sharding.place(encoder_params, sharding.replicated(mesh))
-    state = states.create(config)
+    state = states.create(config, start_from=start_from)
     state = sharding.place(state, sharding.state_shardings(state, mesh, fsdp=config.fsdp))
     root = jax.random.key(config.seed)
     with (
@@ -68,7 +75,9 @@ def train(config, workdir, *, profile: bool = False) -> states.TrainState:
         start = int(state.step)
         if start >= config.steps:
             return state
-        batches = open_stream(config, workdir, mesh)
+        batches = open_stream(config, pathlib.Path(faces or workdir), mesh)
+        if start == 0:
+            state = _with_population(config, state, batches, encode, encoder_params, mesh)
         evaluate = _evaluation(config, encode, batches, mesh)
         if seen is not None:
             batches.set_state(seen)
@@ -87,8 +96,8 @@ def train(config, workdir, *, profile: bool = False) -> states.TrainState:
                 if profile and i == traced.start:
                     jax.profiler.start_trace(str(workdir / "profile"))
                 with console.wait(metrics):
-                    faces = next(batches)
-                state, metrics = step(state, encoder_params, faces, jax.random.fold_in(root, i))
+                    pictures = next(batches)
+                state, metrics = step(state, encoder_params, pictures, jax.random.fold_in(root, i))
                 done = i + 1
                 last, stops = done == config.steps, asked_to_stop(done)
                 logs, regular = (
@@ -108,9 +117,9 @@ def train(config, workdir, *, profile: bool = False) -> states.TrainState:
                     with console.pause():
                         found = None
                         if regular:
-                            found, pictures = evaluate(state.average, encoder_params)
+                            found, grid = evaluate(state.variables, encoder_params)
                             recorder.scalars("held_out", done, found)
-                            recorder.pictures(done, pictures)
+                            recorder.pictures(done, grid)
                         checkpoints.save(done, state, batches.get_state(), found)
                 if stops and not last:
                     checkpoints.wait()
@@ -131,7 +140,7 @@ def lower_step(config, encode, mesh, encoder_params, *, frozen: bool):
     Returns:
       JAX's lowered program: `compile()` it, or ask for its cost.
     """
-    side, everywhere = config.network.resolution, sharding.replicated(mesh)
+    everywhere = sharding.replicated(mesh)
     state = states.shapes(config)
     shardings = sharding.state_shardings(state, mesh, fsdp=config.fsdp)
     step = jax.jit(
@@ -140,8 +149,8 @@ def lower_step(config, encode, mesh, encoder_params, *, frozen: bool):
         out_shardings=(shardings, everywhere),
         donate_argnums=0,
     )
-    faces = jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
-    return step.lower(state, encoder_params, faces, jax.eval_shape(lambda: jax.random.key(0)))
+    pictures = jax.ShapeDtypeStruct((config.batch_size, *picture_shape(config)), jnp.uint8)
+    return step.lower(state, encoder_params, pictures, jax.eval_shape(lambda: jax.random.key(0)))
 
 
 @contextlib.contextmanager
@@ -162,14 +171,22 @@ def _evaluation(config, encode, batches, mesh):
     """Return `evaluate(variables, encoder_params) -> (values, pictures)` on the held-out faces."""
     everywhere = sharding.replicated(mesh)
     split = sharding.over_batch(mesh) if config.held_out % mesh.size == 0 else everywhere
-    faces = sharding.place(batches.held_out(), split)
+    pictures = sharding.place(batches.held_out(), split)
     program = jax.jit(make_evaluation(config, encode), out_shardings=everywhere)
 
     def evaluate(variables, encoder_params):
-        values, pictures = program(variables, encoder_params, faces)
-        return {name: float(value) for name, value in values.items()}, np.asarray(pictures)
+        values, grid = program(variables, encoder_params, pictures)
+        return {name: float(value) for name, value in values.items()}, np.asarray(grid)
 
     return evaluate
+
+
+def _with_population(config, state, batches, encode, encoder_params, mesh):
+    """Return the state with what the identities of the first faces are like."""
+    some = itertools.islice(batches, -(-config.population // config.batch_size))
+    population = measure_identities(some, encode, encoder_params, mesh)
+    shardings = sharding.state_shardings(population, mesh, fsdp=config.fsdp)
+    return state.replace(population=jax.device_put(population, shardings))
 
 
 def _frozen(config, state, batches, encode, encoder_params, mesh):
@@ -178,7 +195,9 @@ def _frozen(config, state, batches, encode, encoder_params, mesh):
     joined = -(-_STATISTICS_BATCH // config.batch_size)
     join = jax.jit(lambda *parts: jnp.concatenate(parts), out_shardings=sharding.over_batch(mesh))
     some = (join(*itertools.islice(batches, joined)) for _ in range(_STATISTICS_BATCHES))
-    statistics = population_statistics(config, variables, some, encode, encoder_params, mesh)
+    statistics = population_statistics(
+        config, variables, state.population, some, encode, encoder_params, mesh
+    )
     # Each gets buffers of its own: the step donates both.
     copy = jax.jit(lambda x: jax.tree.map(jnp.copy, x), out_shardings=sharding.replicated(mesh))
     own, averaged = copy(statistics), copy(statistics)

@@ -1,4 +1,4 @@
-"""Losses of IdentityDP, equations 14 to 18, and one more; float32 scalars, batch means."""
+"""Losses of IdentityDP, equations 14 to 18, and three more; float32 scalars, batch means."""
 
 import jax.numpy as jnp
 import optax
@@ -62,6 +62,21 @@ def reconstruction(drawn, faces, weight, reduction: str):
     error = weight * (drawn - faces) ** 2
     per_face = error.mean((1, 2, 3)) if reduction == "mean" else error.sum((1, 2, 3))
     return 0.5 * per_face.mean()
+
+
+def texture(drawn, truth, weight):
+    """Mean absolute difference of the discriminator's features (pix2pixHD, equation 4), per row.
+
+    Args:
+      drawn: list of feature maps (N, S, S, C) of X^.
+      truth: those of what it should be.
+      weight: (N,), 0 where the truth is not known.
+    """
+
+    def each(a, b):
+        return (weight * jnp.abs(a - b).mean((1, 2, 3))).mean()
+
+    return _mean(each(a, b) for a, b in zip(drawn, truth, strict=True))
 
 
 def colour(drawn, faces):

@@ -11,19 +11,23 @@ from identitydp_jax.privacy.calibration import parse
 
 
 def add_laplace(embedding, *, key, epsilon):
-    """Return unit(r + b Laplace(0, 1)^d) with b = Delta / epsilon, Delta that of ``certified-l2``.
+    """Return unit(r + b Laplace(0, 1)^d) and its expected cosine with r.
+
+    b = Delta / epsilon, Delta that of ``certified-l2``; the cosine is 1 / sqrt(1 + 2 D b^2), see
+    `privacy.setting.laplace_cosine`.
 
     Args:
-      embedding: float32 (N, 512), unit rows.
+      embedding: float32 (N, D), unit rows.
       key: typed key.
       epsilon: float32 (N,), above 0.
 
     Returns:
-      float32 (N, 512), unit rows. Differentiable in `embedding`.
+      float32 (N, D), unit rows, and float32 (N,).
     """
-    scale = parse("certified-l2").sensitivity / epsilon
+    scale = parse("certified-l2", embedding.shape[1]).sensitivity / epsilon
     noise = jax.random.laplace(key, embedding.shape, jnp.float32)
-    return _unit(embedding + scale[:, None] * noise)
+    cosine = jax.lax.rsqrt(1.0 + 2.0 * embedding.shape[1] * scale**2)
+    return _unit(embedding + scale[:, None] * noise), cosine
 
 
 def draw_identities(shape: tuple[int, int], *, key):

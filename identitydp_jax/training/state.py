@@ -4,26 +4,38 @@ import functools
 from typing import Any
 
 import flax.struct
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from identitydp_jax.checks import UserError
+from identitydp_jax.models import population, pretrained
 from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
 from identitydp_jax.models.discriminator import Discriminator
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Parameters, running statistics, their average, and the optimizers' second moments."""
+    """Parameters, running statistics, their average, and the optimizers' moments.
+
+    `population` is what `models.population.measure` says of the faces that are trained on.
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     average: Any
+    population: Any
     discriminator: Any
     optimizer: Any
     discriminator_optimizer: Any
+
+    @property
+    def variables(self) -> dict:
+        """What draws faces in use: averaged parameters, statistics, and the population."""
+        return {**self.average, "population": self.population}
 
 
 def network_config(config) -> AEIConfig:
@@ -37,15 +49,12 @@ def discriminator_network(config) -> Discriminator:
 
 
 def optimizer(config) -> optax.GradientTransformation:
-    """Adam with the paper's betas, 0 and 0.999; slower once the statistics are frozen.
-
-    Without momentum Adam's first moment is the gradient itself, so only the second is kept.
-    """
+    """Adam with betas `config.momentum` (the paper: 0) and 0.999; slower once statistics freeze."""
     rate = optax.piecewise_constant_schedule(
         config.learning_rate, {config.freeze_statistics_at: config.frozen_rate}
     )
     return optax.chain(
-        optax.scale_by_rms(decay=0.999, eps=1e-8, eps_in_sqrt=False, bias_correction=True),
+        optax.scale_by_adam(b1=config.momentum, b2=0.999),
         optax.scale_by_learning_rate(rate),
     )
 
@@ -55,10 +64,27 @@ def shapes(config) -> TrainState:
     return jax.eval_shape(functools.partial(_assembled, config), *_network_shapes(config))
 
 
-def create(config) -> TrainState:
-    """Initialise a state from `config.seed` on the host, leaf by leaf, compiling no network."""
+def create(config, *, start_from=None) -> TrainState:
+    """Initialise a state on the host, leaf by leaf, compiling no network.
+
+    Values are drawn from `config.seed`; layers that the model file `start_from` has too, of the
+    same name and shape, start from there.
+
+    Raises:
+      UserError: `start_from` can't be read, or was trained with another encoder.
+    """
     rng = np.random.default_rng(config.seed)
-    return _assembled(config, *(_initial(tree, rng) for tree in _network_shapes(config)))
+    params, discriminator, batch_stats = (_initial(tree, rng) for tree in _network_shapes(config))
+    if start_from is not None:
+        start = pretrained.load(start_from)
+        if start.encoder != config.encoder:
+            raise UserError(
+                f"{start_from}: was trained with {start.encoder}, this run is to use"
+                f" {config.encoder}; give a model of the same encoder"
+            )
+        params = _taken_over(params, start.variables["params"])
+        batch_stats = _taken_over(batch_stats, start.variables["batch_stats"])
+    return _assembled(config, params, discriminator, batch_stats)
 
 
 def _network_shapes(config):
@@ -77,10 +103,22 @@ def _assembled(config, params, discriminator, batch_stats) -> TrainState:
         params=params,
         batch_stats=batch_stats,
         average=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}),
+        population=population.zeros(network_config(config).identity_dimension),
         discriminator=discriminator,
         optimizer=transform.init(params),
         discriminator_optimizer=transform.init(discriminator),
     )
+
+
+def _taken_over(tree, start):
+    """Return `tree` with the leaves that `start` has too, of the same shape."""
+    start = flax.traverse_util.flatten_dict(start)
+
+    def leaf(path, value):
+        found = start.get(tuple(key.key for key in path))
+        return found if found is not None and found.shape == value.shape else value
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
 def _initial(shapes, rng):

@@ -4,15 +4,30 @@ import jax
 import jax.numpy as jnp
 
 from identitydp_jax import sharding
-from identitydp_jax.data.augmentation import augment
 from identitydp_jax.models.aeinet import STATISTICS_MOMENTUM, AEINet
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float
+from identitydp_jax.models.population import measure
 from identitydp_jax.training.state import network_config
-from identitydp_jax.training.step import draw_targets
+from identitydp_jax.training.step import draw_targets, learned_faces, split_twins
 
 
-def population_statistics(config, variables, batches, encode, encoder_params, mesh):
+def measure_identities(batches, encode, encoder_params, mesh):
+    """Return `models.population.measure` of the faces of whole batches, not augmented.
+
+    Arguments are those of `population_statistics`, and so is what the result depends on.
+    """
+    everywhere = sharding.replicated(mesh)
+
+    def embed(params, pictures):
+        return encode(params, identity_crop(to_float(split_twins(pictures)[:, 0])))
+
+    embed = jax.jit(embed, out_shardings=everywhere)
+    rows = [embed(encoder_params, pictures) for pictures in batches]
+    return jax.jit(lambda *rows: measure(jnp.concatenate(rows)), out_shardings=everywhere)(*rows)
+
+
+def population_statistics(config, variables, population, batches, encode, encoder_params, mesh):
     """Return the batch-norm statistics of a network over whole batches of augmented faces.
 
     Running means lag behind the parameters, and their variances leave out what differs from batch
@@ -22,8 +37,9 @@ def population_statistics(config, variables, batches, encode, encoder_params, me
     Args:
       config: the training configuration; its mixture chooses the identities.
       variables: `params` and `batch_stats` of the network, wherever they lie on the mesh.
-      batches: iterable of uint8 faces (N, R, R, 3), global arrays that lie on the mesh; at least
-        one, all of the same size.
+      population: of `measure_identities`.
+      batches: iterable of uint8 pictures (N, R, K R, 3), global arrays that lie on the mesh; at
+        least one, all of the same size.
       encode: `encode(params, crops)` of the identity encoder.
       encoder_params: its parameters.
       mesh: from `sharding.make_mesh`; all its processes must call this.
@@ -34,33 +50,35 @@ def population_statistics(config, variables, batches, encode, encoder_params, me
       by the number of devices.
     """
     everywhere = sharding.replicated(mesh)
-    measure = jax.jit(_make_measure(config, encode, mesh), out_shardings=everywhere)
+    statistics = jax.jit(_make_statistics(config, encode, mesh), out_shardings=everywhere)
     root = jax.random.key(config.seed)
     every = [
-        measure(variables, encoder_params, faces, jax.random.fold_in(root, i))
-        for i, faces in enumerate(batches)
+        statistics(variables, population, encoder_params, pictures, jax.random.fold_in(root, i))
+        for i, pictures in enumerate(batches)
     ]
     return jax.jit(_pooled, out_shardings=everywhere)(every)
 
 
-def _make_measure(config, encode, mesh):
-    """Build `(variables, encoder_params, faces, key) -> statistics` of one batch."""
+def _make_statistics(config, encode, mesh):
+    """Build `(variables, population, encoder_params, pictures, key) -> statistics` of a batch."""
     net = AEINet(network_config(config))
 
-    def measure(variables, encoder_params, faces, key):
+    def statistics(variables, population, encoder_params, pictures, key):
         # As in the step: no convolution shall be split by how its kernel lies.
         variables = jax.lax.with_sharding_constraint(variables, sharding.replicated(mesh))
-        augment_key, target_key = jax.random.split(key)
-        x = augment(faces, key=augment_key) if config.augmentation else to_float(faces)
-        own = encode(encoder_params, identity_crop(x))
-        targets, _ = draw_targets(own, key=target_key, mixture=config.mixture)
+        face_key, target_key = jax.random.split(key)
+        x, twins = learned_faces(pictures, key=face_key, config=config)
+        own, theirs = (encode(encoder_params, identity_crop(faces)) for faces in (x, twins))
+        targets, *_ = draw_targets(
+            own, theirs, key=target_key, mixture=config.mixture, population=population
+        )
         zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
         state = {"params": variables["params"], "batch_stats": zeros}
         _, updated = net.apply(state, x, targets, train=True, mutable=["batch_stats"])
         # A running mean that starts at zero holds this share of the batch.
         return jax.tree.map(lambda s: s / (1 - STATISTICS_MOMENTUM), updated["batch_stats"])
 
-    return measure
+    return statistics
 
 
 def _pooled(every):

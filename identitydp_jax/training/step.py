@@ -7,9 +7,11 @@ import optax
 from identitydp_jax import sharding
 from identitydp_jax.data.augmentation import augment
 from identitydp_jax.models.aeinet import AEINet
+from identitydp_jax.models.face_region import blend, face_region, features_region
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.layers import at_least_float32, double, wide
 from identitydp_jax.models.pixels import to_float
+from identitydp_jax.models.population import transport
 from identitydp_jax.training import losses
 from identitydp_jax.training.accumulation import over_parts
 from identitydp_jax.training.noise import add_laplace, draw_identities
@@ -21,33 +23,67 @@ from identitydp_jax.training.state import (
 )
 
 
-def draw_targets(own, *, key, mixture):
+def draw_targets(own, twins, *, key, mixture, population):
     """Choose the identity that each face shall get.
 
     Args:
       own: (N, D) unit embeddings of the faces.
+      twins: (N, D), of their twins; not read where `mixture.twin` is 0.
       key: typed key of this step.
-      mixture: shares `same`, `other`, `noised` of faces that keep their own clean identity, take
-        that of the next face, or their own after Laplace noise; the rest takes a random one.
-        `epsilon` bounds the log-uniform certified budget of `noised`.
+      mixture: shares `same`, `twin`, `other`, `noised` of faces that keep their own identity, take
+        that of their twin or of the next face, or their own after Laplace noise; the rest takes a
+        random one. `epsilon` bounds the log-uniform certified budget of `noised`.
+      population: of `models.population.measure`; noised and random identities go through
+        `transport`.
 
     Returns:
-      Targets (N, D) of unit norm, and `same` (N,) float32: 1 where the target is the own identity.
+      Targets (N, D) of unit norm, and two float32 (N,): 1 where the target is the own identity,
+      and where it is the twin's.
     """
     count = own.shape[0]
     choice_key, epsilon_key, noise_key, random_key = jax.random.split(key, 4)
     low, high = (jnp.log(jnp.float32(e)) for e in mixture.epsilon)
     epsilon = jnp.exp(jax.random.uniform(epsilon_key, (count,), minval=low, maxval=high))
-    noised = add_laplace(own, key=noise_key, epsilon=epsilon)
-    random = draw_identities(own.shape, key=random_key)
-    other = jnp.roll(own, 1, axis=0)
+    noised, cosine = add_laplace(own, key=noise_key, epsilon=epsilon)
+    noised = transport(population, noised, cosine=cosine)
+    random = transport(population, draw_identities(own.shape, key=random_key), cosine=0.0)
     u = jax.random.uniform(choice_key, (count, 1))
-    first = mixture.same
-    second = first + mixture.other
-    third = second + mixture.noised
-    targets = jnp.where(u < second, other, jnp.where(u < third, noised, random))
-    targets = jnp.where(u < first, own, targets)
-    return targets, (u[:, 0] < first).astype(jnp.float32)
+    same, twin = u < mixture.same, u < mixture.same + mixture.twin
+    other = u < mixture.same + mixture.twin + mixture.other
+    changed = u < mixture.same + mixture.twin + mixture.other + mixture.noised
+    targets = jnp.where(changed, noised, random)
+    targets = jnp.where(other, jnp.roll(own, 1, axis=0), targets)
+    targets = jnp.where(same, own, jnp.where(twin, twins, targets))
+    same, twin = same[:, 0], twin[:, 0] & ~same[:, 0]
+    return targets, same.astype(jnp.float32), twin.astype(jnp.float32)
+
+
+def split_twins(pictures):
+    """Return pictures of one face or of two side by side, (N, R, K R, 3), as (N, K, R, R, 3)."""
+    count, side, wide, channels = pictures.shape
+    return pictures.reshape(count, side, wide // side, side, channels).swapaxes(1, 2)
+
+
+def learned_faces(pictures, *, key, config):
+    """Return the faces of a batch as they are trained on, and what they are with other features.
+
+    Args:
+      pictures: uint8 (N, R, K R, 3), K 1, or 2 for a face beside its twin.
+      key: typed key of this step.
+      config: `augmentation`, `network.resolution`.
+
+    Returns:
+      Two float32 (N, R, R, 3) in [-1, 1], augmented alike: the faces, either one of each pair, and
+      the same with the twin's features; with K 1 both are equal.
+    """
+    augment_key, swap_key = jax.random.split(key)
+    pairs = split_twins(pictures)
+    pairs = augment(pairs, key=augment_key) if config.augmentation else to_float(pairs)
+    swap = jax.random.bernoulli(swap_key, shape=(len(pairs), 1, 1, 1, 1))
+    pairs = jnp.where(swap, pairs[:, ::-1], pairs)
+    faces, twins = pairs[:, 0], pairs[:, -1]
+    # What lies around the twin's features may differ; the edge shall join what stays.
+    return faces, blend(faces, twins, features_region(config.network.resolution))
 
 
 def soften(faces, amount):
@@ -58,17 +94,6 @@ def soften(faces, amount):
     n, side, _, channels = faces.shape
     blocks = faces.reshape(n, side // 2, 2, side // 2, 2, channels).mean((2, 4))
     return faces + amount[:, None, None, None] * (double(blocks) - faces)
-
-
-def face_region(resolution: int):
-    """Where a face lies in the model frame: float32 (R, R, 1), 1 inside an ellipse, 0 outside.
-
-    The ellipse reaches from hairline to chin of the median face; its edge is soft.
-    """
-    along = (jnp.arange(resolution, dtype=jnp.float32) + 0.5) / resolution
-    across, down = (along[None, :] - 0.5) / 0.30, (along[:, None] - 0.57) / 0.38
-    radius = jnp.sqrt(across**2 + down**2)
-    return jnp.clip((1.1 - radius) / 0.2, 0.0, 1.0)[..., None]
 
 
 def make_step(config, encode, mesh, *, frozen: bool):
@@ -86,8 +111,8 @@ def make_step(config, encode, mesh, *, frozen: bool):
     gradients = make_gradients(config, encode, mesh, frozen=frozen)
     transform = optimizer(config)
 
-    def step(state: TrainState, encoder_params, faces, key):
-        (grads, judge_grads), batch_stats, metrics = gradients(state, encoder_params, faces, key)
+    def step(state: TrainState, encoder_params, pictures, key):
+        (grads, judge_grads), batch_stats, metrics = gradients(state, encoder_params, pictures, key)
         updates, moments = transform.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         updates, judge_moments = transform.update(
@@ -101,8 +126,9 @@ def make_step(config, encode, mesh, *, frozen: bool):
             {"params": params, "batch_stats": batch_stats}, state.average, 1.0 - decay
         )
         state = TrainState(
-            state.step + 1, params, batch_stats, average, discriminator, moments, judge_moments
-        )
+            state.step + 1, params, batch_stats, average, state.population, discriminator, moments,
+            judge_moments,
+        )  # fmt: skip
         return state, metrics
 
     return step
@@ -129,14 +155,18 @@ def make_gradients(config, encode, mesh, *, frozen: bool):
     dtype = jnp.dtype(config.compute)
     part_gradients = _make_part_gradients(config, encode, dtype, frozen=frozen)
 
-    def gradients(state: TrainState, encoder_params, faces, key):
-        augment_key, target_key, soften_key = jax.random.split(key, 3)
+    def gradients(state: TrainState, encoder_params, pictures, key):
+        face_key, target_key, soften_key = jax.random.split(key, 3)
         # Drawn for the whole batch, so that its division changes nothing.
-        faces = augment(faces, key=augment_key) if config.augmentation else to_float(faces)
-        faces = faces.astype(wide(dtype))
+        pair = learned_faces(pictures, key=face_key, config=config)
+        faces, twins = (x.astype(wide(dtype)) for x in pair)
         encoder_params = _cast(encoder_params, dtype)
         own = _embed(encode, encoder_params, faces, dtype)
-        targets, same = draw_targets(own, key=target_key, mixture=config.mixture)
+        theirs = _embed(encode, encoder_params, twins, dtype) if config.mixture.twin else own
+        targets, same, twin = draw_targets(
+            own, theirs, key=target_key, mixture=config.mixture, population=state.population
+        )
+        truth = jnp.where(twin[:, None, None, None] > 0, twins, faces)
         amount = config.softening * jax.random.uniform(soften_key, (faces.shape[0],))
         # Left to itself the partitioner splits convolutions by channels as their kernels lie.
         everywhere = sharding.replicated(mesh)
@@ -151,17 +181,18 @@ def make_gradients(config, encode, mesh, *, frozen: bool):
             return (jax.lax.with_sharding_constraint(grads, kept), *means), embedding
 
         means, embedding = over_parts(
-            on_part, (faces, own, targets, same, amount), config.accumulate
+            on_part, (faces, truth, own, targets, same + twin, amount), config.accumulate
         )
         grads, batch_stats, metrics = means
         if frozen:  # a mean of equal values may round
             batch_stats = state.batch_stats
-        changed = 1.0 - same
+        changed = 1.0 - same - twin
         metrics |= {
             "gradient_norm": optax.tree.norm(grads[0]),
             "discriminator_gradient_norm": optax.tree.norm(grads[1]),
             "cosine_target": _mean_where(changed, losses.cosine(embedding, targets)),
             "cosine_original": _mean_where(changed, losses.cosine(embedding, own)),
+            "cosine_twin": _mean_where(twin, losses.cosine(embedding, targets)),
         }
         return grads, batch_stats, metrics
 
@@ -172,46 +203,52 @@ def _make_part_gradients(config, encode, dtype, *, frozen: bool):
     """Build the gradients of both players on one part of a batch, as `over_parts` wants them."""
     net = AEINet(network_config(config), remat=config.remat)
     judge, weights = discriminator_network(config), config.loss
-    outside = weights.background * (1.0 - face_region(config.network.resolution))
+    region = face_region(config.network.resolution)
 
     def attributes(variables, faces):
         return net.apply(
             variables, faces.astype(dtype), train=not frozen, method="attributes",
             mutable=["batch_stats"],
-        )
+        )  # fmt: skip
 
     def judged(params, faces):
         return _wide(judge.apply({"params": params}, faces.astype(dtype)))
 
-    def generator_loss(params, state, encoder_params, faces, own, targets, same, amount):
+    def generator_loss(params, state, encoder_params, faces, truth, own, targets, known, amount):
         variables = {"params": params, "batch_stats": state.batch_stats}
         maps, updates = attributes(variables, faces)
         # `apply` returns the whole collection: start from what the first call has updated.
         drawn, updates = net.apply(
             {"params": params, **updates}, targets.astype(dtype), maps, train=not frozen,
             method="draw", mutable=["batch_stats"],
-        )
-        drawn = at_least_float32(drawn)
-        # Statistics are taken from real faces alone.
-        again, _ = attributes(variables, drawn)
-        embedding = _embed(encode, encoder_params, soften(drawn, amount), dtype)
+        )  # fmt: skip
+        drawn = blend(faces, at_least_float32(drawn), region)
+        # Terms without a weight cost nothing but what the metrics need.
+        seen = drawn if weights.identity or weights.leak else jax.lax.stop_gradient(drawn)
+        embedding = _embed(encode, encoder_params, soften(seen, amount), dtype)
         terms = {
-            "adversarial": losses.generator_adversarial(
-                judged(state.discriminator, drawn), weights.kind
-            ),
             "identity": losses.identity(embedding, targets),
             "leak": losses.leak(embedding, own, targets),
-            "attributes": losses.attributes(_wide(again), _wide(maps), weights.reduction),
             "reconstruction": losses.reconstruction(
-                drawn, faces, jnp.maximum(same[:, None, None, None], outside), weights.reduction
+                drawn, truth, known[:, None, None, None], weights.reduction
             ),
             "colour": losses.colour(drawn, faces),
         }
+        if weights.attributes:
+            # Statistics are taken from real faces alone.
+            again, _ = attributes(variables, drawn)
+            terms["attributes"] = losses.attributes(_wide(again), _wide(maps), weights.reduction)
+        if weights.adversarial:
+            logits, features = judged(state.discriminator, drawn)
+            terms["adversarial"] = losses.generator_adversarial(logits, weights.kind)
+            if weights.texture:
+                _, wanted = judged(state.discriminator, truth)
+                terms["texture"] = losses.texture(features, wanted, known)
         total = sum(weights[name] * term for name, term in terms.items())
         return total, (terms, drawn, embedding, updates["batch_stats"])
 
     def discriminator_loss(params, faces, drawn):
-        real, fake = (judged(params, x) for x in (faces, drawn))
+        real, fake = (judged(params, x)[0] for x in (faces, drawn))
         correct = [((a > 0).mean() + (b < 0).mean()) / 2 for a, b in zip(real, fake, strict=True)]
         loss = losses.discriminator_adversarial(real, fake, weights.kind)
         return loss, sum(correct) / len(correct)
@@ -222,10 +259,12 @@ def _make_part_gradients(config, encode, dtype, *, frozen: bool):
         terms, drawn, embedding, batch_stats = aux
         gradient = jax.value_and_grad(discriminator_loss, has_aux=True)
         drawn = jax.lax.stop_gradient(drawn)
+        metrics = {**terms, "total": total}
+        if not weights.adversarial:
+            judge_grads = jax.tree.map(jnp.zeros_like, state.discriminator)
+            return ((grads, judge_grads), batch_stats, metrics), embedding
         (loss, accuracy), judge_grads = gradient(state.discriminator, faces, drawn)
-        metrics = {
-            **terms, "total": total, "discriminator": loss, "discriminator_accuracy": accuracy,
-        }  # fmt: skip
+        metrics |= {"discriminator": loss, "discriminator_accuracy": accuracy}
         return ((grads, judge_grads), batch_stats, metrics), embedding
 
     return part_gradients

@@ -8,9 +8,12 @@ from identitydp_jax.models import face_source
 from identitydp_jax.weights.registry import WEIGHTS
 
 
-def write_folder(directory, *, count: int, resolution: int, seed: int, image_format: str) -> int:
+def write_folder(
+    directory, *, count: int, resolution: int, seed: int, image_format: str, twins: bool = False
+) -> int:
     """Write generated faces 0 to count - 1 of a seed into a folder, unless they are there.
 
+    With `twins` every picture is two faces wide: a face and its twin of `face_source.draw_twins`.
     Returns how many were written now. Raises `UserError` as `synthetic.write_faces` does.
     """
     params = jax.device_put(face_source.load())
@@ -18,7 +21,8 @@ def write_folder(directory, *, count: int, resolution: int, seed: int, image_for
 
     def draw(index: int) -> np.ndarray:
         key = jax.random.fold_in(root, index)
-        return np.asarray(face_source.face(params, key=key, resolution=resolution))
+        generate = face_source.twins if twins else face_source.face
+        return np.asarray(generate(params, key=key, resolution=resolution))
 
     return synthetic.write_faces(
         directory,
@@ -28,6 +32,7 @@ def write_folder(directory, *, count: int, resolution: int, seed: int, image_for
             "generator": WEIGHTS["mobilestylegan_synthesis_bin"].sha256,
             "seed": seed,
             "resolution": resolution,
+            **({"twins": 1} if twins else {}),
         },
         image_format=image_format,
     )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType
 
 from identitydp_jax.checks import UserError
+from identitydp_jax.data.batches import picture_shape
 from identitydp_jax.training.step import make_step
 
 _SECONDS = 1.0  # of trying for the peak: whatever else the machine does only slows it
@@ -35,14 +36,13 @@ def step_flops(config, encode, state, encoder_params) -> float:
 
     `state` and `encoder_params` may be arrays or shapes. See `program_flops`, also for its error.
     """
-    side = config.network.resolution
-    faces = jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
+    pictures = jax.ShapeDtypeStruct((config.batch_size, *picture_shape(config)), jnp.uint8)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
     def build(config, mesh):
         return make_step(config, encode, mesh, frozen=False)
 
-    return program_flops(build, config, state, encoder_params, faces, key)
+    return program_flops(build, config, state, encoder_params, pictures, key)
 
 
 def program_flops(build, config, *args) -> float:

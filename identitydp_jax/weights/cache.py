@@ -19,7 +19,7 @@ import platformdirs
 
 from identitydp_jax.checks import UserError
 from identitydp_jax.weights import index
-from identitydp_jax.weights.registry import WEIGHTS, WeightFile
+from identitydp_jax.weights.registry import MODELS, WEIGHTS, WeightFile
 
 
 def directory() -> pathlib.Path:
@@ -90,9 +90,35 @@ def verify(name: str) -> str:
     return "cached" if _hash(_cached(file)) == file.sha256 else "damaged"
 
 
+def model_path(name: str) -> pathlib.Path:
+    """Return the file of a model that comes with the package, its SHA-256 just checked.
+
+    Raises:
+      UserError: there is no such model, or its file is missing or damaged.
+    """
+    if name not in MODELS:
+        raise UserError(f"{name}: no such model; there are {', '.join(MODELS)}")
+    if _model_state(name) != "cached":
+        raise UserError(
+            f"{MODELS[name].path}: {_model_state(name)}, so it is not read; install the package"
+            " again"
+        )
+    return MODELS[name].path
+
+
 def status() -> dict[str, str]:
-    """Return the state, as `verify` gives it, of every file by name."""
-    return {name: verify(name) for name in WEIGHTS}
+    """Return the state, as `verify` gives it, of every file by name, models first."""
+    return {
+        **{name: _model_state(name) for name in MODELS},
+        **{name: verify(name) for name in WEIGHTS},
+    }
+
+
+def _model_state(name: str) -> str:
+    file = MODELS[name]
+    if not file.path.exists():
+        return "absent"
+    return "cached" if _hash(file.path) == file.sha256 else "damaged"
 
 
 def _file(name: str) -> WeightFile:

@@ -5,7 +5,7 @@ import sys
 
 from identitydp_jax.checks import UserError
 from identitydp_jax.weights import cache
-from identitydp_jax.weights.registry import WEIGHTS
+from identitydp_jax.weights.registry import MODELS, WEIGHTS
 
 
 def add_parser(subparsers) -> None:
@@ -40,10 +40,11 @@ def run(args: argparse.Namespace) -> int:
 def _list() -> int:
     states = cache.status()
     rows = [("NAME", "PURPOSE", "SIZE", "CACHED", "SOURCE", "LICENCE")]
-    for name, file in WEIGHTS.items():
+    for name, file in {**MODELS, **WEIGHTS}.items():
         size = f"{file.size / 1e6:.1f} MB"
         state = {"cached": "yes", "absent": "no"}.get(states[name], states[name])
-        source = f"{file.tool} {file.package}=={file.version}"
+        here = name in MODELS
+        source = "this package" if here else f"{file.tool} {file.package}=={file.version}"
         rows.append((name, file.purpose, size, state, source, file.licence))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -69,10 +70,18 @@ def _verify() -> int:
     for name, state in states.items():
         print(f"{name}: {state}")
     damaged = [name for name, state in states.items() if state == "damaged"]
+    ours = [name for name in MODELS if states[name] != "cached"]
+    if ours:
+        print(
+            f"identitydp: error: {', '.join(ours)}: another file than the pinned one;"
+            " install the package again",
+            file=sys.stderr,
+        )
+    damaged = [name for name in damaged if name not in MODELS]
     if damaged:
         print(
             f"identitydp: error: {', '.join(damaged)}: another SHA-256 than the pinned one;"
             f" replace by running: identitydp weights fetch {' '.join(damaged)}",
             file=sys.stderr,
         )
-    return 1 if damaged else 0
+    return 1 if damaged or ours else 0

@@ -1,6 +1,7 @@
 """The pretrained files that the program can use: where each comes from, its hash and licence."""
 
 import dataclasses
+import pathlib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +162,7 @@ _FILES = (
         size=38696353,
         licence="Apache-2.0",
         source="Zhong et al.: SFace (arXiv 2205.12010), OpenCV Zoo 2021dec",
-        purpose="verifier in evaluate",
+        purpose="identity encoder, verifier in evaluate",
     ),
     WeightFile(
         name="inception_fid",
@@ -222,3 +223,42 @@ _FILES = (
 )
 
 WEIGHTS: dict[str, WeightFile] = {file.name: file for file in _FILES}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFile:
+    """An anonymizer of ours; its file and model card come with the package.
+
+    Attributes:
+      name: what the program calls it.
+      sha256: SHA-256 of the file, lower-case hex.
+      size: bytes of the file.
+      licence: of the weights, as its strictest ingredient has it.
+      source: what it is, and what it was trained on.
+    """
+
+    name: str
+    sha256: str
+    size: int
+    licence: str
+    source: str
+    purpose = "anonymizer"
+
+    @property
+    def path(self) -> pathlib.Path:
+        """Where the installed package has it; the model card lies beside, with the ending .md."""
+        return pathlib.Path(__file__).parents[1] / "models" / "shipped" / f"{self.name}.safetensors"
+
+
+_MODELS = (
+    ModelFile(
+        name="synthetic128",
+        sha256="c906be80fcdb3f64fe2cfd57a26f665911ec2241623eacd8403b662720ca1900",
+        size=9440104,
+        licence="non-commercial research only (its identity encoder's)",
+        source="128 px, for CPUs; trained on faces of nobody",
+    ),
+)
+
+MODELS: dict[str, ModelFile] = {file.name: file for file in _MODELS}
+DEFAULT_MODEL = "synthetic128"

@@ -1,5 +1,5 @@
 import pytest
-from fakes import FakeModel, MarkerDetector, paint, release
+from fakes import FakeModel, MarkerDetector, paint, release, targets
 
 
 @pytest.fixture
@@ -8,6 +8,7 @@ def fake_model(monkeypatch):
     from identitydp_jax.anonymize import batch, faces
 
     monkeypatch.setattr(faces, "release_faces", release)
+    monkeypatch.setattr(faces, "target_identities", targets)
     monkeypatch.setattr(faces, "draw_faces", paint)
     monkeypatch.setattr(faces, "load_model", lambda name="default": FakeModel(name))
     monkeypatch.setattr(batch, "Detector", MarkerDetector)

@@ -1,4 +1,4 @@
-"""A model and a detector that need no files: faces are magenta boxes, anonymized ones are not."""
+"""A model and a detector that need no files: faces are magenta, anonymized ones are not."""
 
 import dataclasses
 
@@ -19,10 +19,11 @@ class FakeModel:
     sha256: str = "00" * 32
     encoder_sha256: str = calibration.shipped().measured.encoder_sha256
     resolution: int = 64
+    dimension: int = calibration.EMBEDDING_DIM
 
 
 class MarkerDetector:
-    """Finds magenta boxes, and points in them as they lie in a face."""
+    """Finds what is magenta, and points in its box as they lie in a face."""
 
     def detect(self, photo):
         import cv2
@@ -60,20 +61,27 @@ def release(model, faces, *, keys, setting):
     return np.tile(words.astype(np.int32), (1, 512 // words.shape[1]))
 
 
-def paint(model, faces, codes):
-    """Paint each face in one colour that its codes give; never magenta."""
+def targets(model, codes, *, setting):
+    """Ask for what the codes say, unmoved."""
+    return codes
+
+
+def paint(model, faces, identities):
+    """Paint each face in one colour that its identity gives; never magenta."""
     painted = np.zeros_like(faces)
-    painted[..., 1] = 100 + (codes[:, 0] % 150).astype(np.uint8)[:, None, None]
-    painted[..., 0] = (codes[:, 1] % 100).astype(np.uint8)[:, None, None]
+    painted[..., 1] = 100 + (identities[:, 0] % 150).astype(np.uint8)[:, None, None]
+    painted[..., 0] = (identities[:, 1] % 100).astype(np.uint8)[:, None, None]
     return painted
 
 
 def picture(*boxes, size=(120, 160)):
-    """A grey gradient, uint8 (H, W, 3), with magenta boxes (left, top, right, bottom)."""
+    """A grey gradient, uint8 (H, W, 3), with magenta ellipses in boxes (l, t, r, b)."""
     pixels = np.zeros((*size, 3), np.uint8)
     pixels[...] = np.linspace(60, 150, size[1]).astype(np.uint8)[None, :, None]
     for left, top, right, bottom in boxes:
-        pixels[top:bottom, left:right] = MAGENTA
+        across = np.linspace(-1, 1, 2 * (right - left) + 1)[1::2]
+        down = np.linspace(-1, 1, 2 * (bottom - top) + 1)[1::2]
+        pixels[top:bottom, left:right][np.hypot(across, down[:, None]) < 1] = MAGENTA
     return pixels
 
 

@@ -95,7 +95,7 @@ def test_a_budget_stops_the_release_before_anything_is_written(photo, capsys):
 def test_a_run_that_dies_after_the_charge_is_not_charged_again(photo, monkeypatch):
     drawing = faces.draw_faces
 
-    def dies(*_):
+    def dies(*_, **__):
         raise RuntimeError("power cut")
 
     monkeypatch.setattr(faces, "draw_faces", dies)
@@ -183,7 +183,7 @@ def test_no_output_holds_key_material(photo, monkeypatch, capsys):
     monkeypatch.setattr(keys, "_derive", remember)
     save(pathlib.Path("in/two.png"), picture(FACE, OTHER))
     assert _run() == 0 and _run("--subject", "Ada", output="ada") == 1
-    monkeypatch.setattr(faces, "draw_faces", lambda model, crops, codes: 1 / 0)
+    monkeypatch.setattr(faces, "draw_faces", lambda *_, **__: 1 / 0)
     assert _run("--epsilon", "2", output="broken") == 1
     assert cli.main(["ledger", "show", "--key-file", "my.key"]) == 0
     assert cli.main(["keys", "verify", "my.key", keys.commitment(keys.load("my.key"))]) == 0

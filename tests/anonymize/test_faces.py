@@ -1,5 +1,7 @@
 """Anonymizing aligned faces: a face's pixels are its own, whatever batch it comes in."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,20 @@ import pytest
 import tiny
 
 from identitydp_jax import sharding
-from identitydp_jax.anonymize.faces import Model, anonymize_faces, embed_faces
+from identitydp_jax.anonymize.faces import (
+    Model,
+    anonymize_faces,
+    draw_faces,
+    embed_faces,
+    release_faces,
+    target_identities,
+)
 from identitydp_jax.checks import UserError
+from identitydp_jax.models.aeinet import AEINet
+from identitydp_jax.models.identity_crop import identity_crop
+from identitydp_jax.models.pixels import to_float, to_uint8
+from identitydp_jax.models.population import measure, transport
+from identitydp_jax.privacy.mechanism import decode
 from identitydp_jax.privacy.setting import PrivacySetting
 
 LOW, HIGH = PrivacySetting(epsilon=6.0), PrivacySetting("privunit", 1e4)
@@ -27,6 +41,14 @@ def model():
 
     params["network"] = jax.tree_util.tree_map_with_path(leaf, params["network"])
     return Model("tiny", tiny.CONFIG, params, tiny.encode, "0" * 64, "1" * 64)
+
+
+@pytest.fixture(scope="module")
+def peopled(model):
+    """The model, with the population of what stands for faces here."""
+    rows = tiny.encode(tiny.encoder_params(), identity_crop(to_float(tiny.faces(300, seed=5))))
+    network = {**model.params["network"], "population": measure(rows)}
+    return dataclasses.replace(model, params={**model.params, "network": network})
 
 
 def keys(count, seed=0):
@@ -59,6 +81,32 @@ def test_key_and_epsilon_decide_the_face(model):
     # Hardly any noise: whatever the key, nearly the same picture.
     close = np.abs(clear.astype(int) - clear_too).mean()
     assert close < 0.1 * np.abs(one.astype(int) - other).mean()
+
+
+@pytest.mark.parametrize("setting", [LOW, PrivacySetting(mechanism="random")])
+def test_faces_are_drawn_with_identities_that_people_have(peopled, setting):
+    faces = tiny.faces(3)
+    codes = release_faces(peopled, faces, keys=keys(3), setting=setting)
+    found = target_identities(peopled, codes, setting=setting)
+    network = peopled.params["network"]
+    noised = decode(jnp.asarray(codes))
+    expected = transport(network["population"], noised, cosine=setting.expected_cosine)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert (np.abs((found * noised).sum(1)) < 0.95).all()
+    drawn = draw_faces(peopled, faces, found)
+    by_hand = to_uint8(AEINet(tiny.CONFIG).apply(network, to_float(faces), jnp.asarray(found)))
+    assert np.abs(drawn.astype(int) - np.asarray(by_hand)).max() <= 1
+
+
+def test_the_less_noise_the_less_a_code_is_moved(peopled):
+    codes = release_faces(peopled, tiny.faces(3), keys=keys(3), setting=HIGH)
+    noised = decode(jnp.asarray(codes))
+    kept = [
+        (target_identities(peopled, codes, setting=setting) * noised).sum(1)
+        for setting in (LOW, PrivacySetting(epsilon=1000), HIGH)
+    ]
+    assert (kept[0] < kept[1]).all() and (kept[1] < kept[2]).all()
+    assert (kept[0] < 0.96).all() and (kept[2] > 0.99).all()
 
 
 def test_random_never_looks_at_the_embedding(model):

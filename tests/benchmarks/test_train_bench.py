@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from identitydp_jax import cli
+from identitydp_jax import cli, sharding
 from identitydp_jax.benchmarks import timing, train
 from identitydp_jax.checks import UserError
 
@@ -47,7 +47,7 @@ def found_input(monkeypatch, opened, *overrides):
     monkeypatch.setattr(train, "open_stream", opened)
     monkeypatch.setattr(train, "_READ_AHEAD", 1)
     monkeypatch.setattr(train, "_TAKEN", 4)
-    config = tiny.training_config("data=somewhere", *overrides)
+    config = tiny.training_config("data=somewhere", "mixture.twin=0", *overrides)
     args = (0, {}, 7, jax.random.key(0))
     return train._input(config, None, sleeping(0.02), args, [0.02, 0.01, 9.0])
 
@@ -101,6 +101,14 @@ def test_speed_is_that_of_the_median_step(monkeypatch):
     assert facts["milliseconds of the slowest step"] == 4000
 
 
+@pytest.mark.parametrize(("twin", "wide"), [(0.5, 128), (0.0, 64)])
+def test_the_step_is_given_pictures_of_its_shape(twin, wide):
+    config = tiny.training_config(f"mixture.twin={twin}")
+    _, _, pictures, _ = train._arguments(config, sharding.make_mesh(), {"kernel": jnp.zeros(2)})
+    assert pictures.shape == (8, 64, wide, 3) and pictures.dtype == jnp.uint8
+    assert len(jnp.unique(pictures)) == 256
+
+
 @pytest.mark.slow
 def test_the_command_reports_a_real_step(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(timing, "_SECONDS", 0.1)
@@ -111,7 +119,8 @@ def test_the_command_reports_a_real_step(monkeypatch, tmp_path, capsys):
         lambda path, overrides: tiny.training_config(*overrides),
     )
     faces = tiny.write_faces(tmp_path / "faces", 12)
-    options = ["--set", f"data={faces}", "--set", "augmentation=False", "--steps", "2"]
+    settings = f"data={faces}", "mixture.twin=0", "augmentation=False"
+    options = [*(word for setting in settings for word in ("--set", setting)), "--steps", "2"]
     with jax.numpy_dtype_promotion("standard"), jax.debug_key_reuse(False):
         status = cli.main(["bench", "train", "--config", "x", "--output", str(tmp_path), *options])
     assert status == 0

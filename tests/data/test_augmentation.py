@@ -8,7 +8,7 @@ import tiny
 from identitydp_jax import sharding
 from identitydp_jax.data import augmentation
 
-AUGMENT = jax.jit(lambda faces, key: augmentation.augment(faces, key=key))
+AUGMENT = jax.jit(lambda faces, key: augmentation.augment(faces[:, None], key=key)[:, 0])
 
 
 def _keys(count):
@@ -42,6 +42,19 @@ def test_a_row_depends_on_itself_the_key_and_its_number_alone():
     assert np.abs(AUGMENT(faces, jax.random.key(4)) - whole).mean() > 0.01
     copies = AUGMENT(np.repeat(faces[:1], 6, 0), jax.random.key(3))
     assert all(np.abs(copies[0] - copy).mean() > 0.01 for copy in copies[1:])
+
+
+def test_the_faces_of_a_row_are_changed_alike():
+    left, right = tiny.faces(3), tiny.faces(3, seed=1)
+    augment = jax.jit(lambda pairs: augmentation.augment(pairs, key=jax.random.key(3)))
+    equal = np.asarray(augment(np.stack([left, left], axis=1)))
+    assert equal.shape == (3, 2, 64, 64, 3)
+    np.testing.assert_array_equal(equal[:, 0], equal[:, 1])
+    alone = AUGMENT(left, jax.random.key(3))
+    np.testing.assert_allclose(equal[:, 0], alone, atol=1e-5)
+    pair = np.asarray(augment(np.stack([right, left], axis=1)))
+    np.testing.assert_allclose(pair[:, 1], alone, atol=1e-5)
+    assert np.abs(pair[:, 0] - pair[:, 1]).mean() > 0.1
 
 
 def test_a_batch_over_eight_devices_is_the_same():
@@ -145,5 +158,5 @@ def test_degrading_a_flat_face_does_not_darken_it():
 
 def test_three_tenths_are_degraded(monkeypatch):
     monkeypatch.setattr(augmentation, "_degrade", lambda face, key: jnp.full_like(face, 2.0))
-    found = augmentation.augment(np.zeros((400, 16, 16, 3), np.uint8), key=jax.random.key(0))
-    assert 0.23 < np.mean(np.asarray(found)[:, 0, 0, 0] > 1) < 0.37
+    found = augmentation.augment(np.zeros((400, 1, 16, 16, 3), np.uint8), key=jax.random.key(0))
+    assert 0.23 < np.mean(np.asarray(found)[:, 0, 0, 0, 0] > 1) < 0.37

@@ -16,9 +16,9 @@ def faces(tmp_path_factory):
     return tiny.write_faces(tmp_path_factory.mktemp("faces"), COUNT)
 
 
-def _config(data, *, seed=0, size=4, held_out=0):
+def _config(data, *, seed=0, size=4, held_out=0, twin=0.0):
     values = {"data": str(data), "batch_size": size, "seed": seed, "held_out": held_out}
-    return ConfigDict({**values, "network": {"resolution": 64}})
+    return ConfigDict({**values, "network": {"resolution": 64}, "mixture": {"twin": twin}})
 
 
 def _open(data, *, start=0, process=(0, 1), **values):
@@ -35,6 +35,19 @@ def _take(batches, count=6):
 def test_batches_have_the_size_asked_for_across_epochs(faces):
     batches = _take(_open(faces))
     assert all(x.shape == (4, 64, 64, 3) and x.dtype == np.uint8 for x in batches)
+
+
+def test_faces_beside_their_twins_are_twice_as_wide(tmp_path):
+    pictures = tiny.pictures(5)
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    held_out = read_held_out(_config(tmp_path, held_out=2, twin=0.5))
+    np.testing.assert_array_equal(held_out, pictures[3:])
+    (batch,) = _take(_open(tmp_path, twin=0.5, held_out=2, size=3), 1)
+    assert batch.shape == (3, 64, 128, 3)
+    assert {x.tobytes() for x in batch} == {x.tobytes() for x in pictures[:3]}
+    with pytest.raises(UserError, match=r"\d\.png: is 128x64"):
+        _take(_open(tmp_path), 1)
 
 
 def test_a_batch_is_a_function_of_the_seed_and_its_number(faces):

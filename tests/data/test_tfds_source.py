@@ -96,7 +96,7 @@ import sys
 from ml_collections import ConfigDict
 from identitydp_jax.data.batches import open_batches
 config = ConfigDict({"data": "tfds:celeb_a_hq/64", "batch_size": 4, "seed": 0, "held_out": 1,
-                     "network": {"resolution": 32}})
+                     "network": {"resolution": 32}, "mixture": {"twin": 0.0}})
 batch = next(open_batches(config, process_index=0, process_count=1))
 assert batch.shape == (4, 32, 32, 3), batch.shape
 assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules)

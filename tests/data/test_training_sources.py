@@ -18,13 +18,13 @@ def _bytes(array, kind="PNG", **options):
 
 def test_faces_of_the_right_size_are_read_as_they_are():
     face = tiny.faces(1)[0]
-    np.testing.assert_array_equal(decode_face(_bytes(face), "x", 64), face)
+    np.testing.assert_array_equal(decode_face(_bytes(face), "x", 64, 64), face)
 
 
 @pytest.mark.parametrize("side", [32, 65, 256])
 def test_other_sizes_are_resized_in_colour(side):
     face = tiny.faces(1, side)[0]
-    found = decode_face(_bytes(face), "x", 64)
+    found = decode_face(_bytes(face), "x", 64, 64)
     assert found.shape == (64, 64, 3)
     assert found.dtype == np.uint8
     expected = Image.fromarray(face).resize((64, 64), Image.Resampling.BICUBIC)
@@ -33,15 +33,15 @@ def test_other_sizes_are_resized_in_colour(side):
 
 def test_shrinking_does_not_alias():
     checkers = (np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)
-    found = decode_face(_bytes(np.repeat(checkers[..., None], 3, axis=2)), "x", 64)
+    found = decode_face(_bytes(np.repeat(checkers[..., None], 3, axis=2)), "x", 64, 64)
     assert np.abs(found.astype(int) - 127).max() <= 2
 
 
 def test_grey_and_transparent_images_become_colour():
     grey = np.full((64, 64), 90, np.uint8)
-    np.testing.assert_array_equal(decode_face(_bytes(grey), "x", 64), 90)
+    np.testing.assert_array_equal(decode_face(_bytes(grey), "x", 64, 64), 90)
     transparent = np.full((64, 64, 4), 90, np.uint8)
-    assert decode_face(_bytes(transparent), "x", 64).shape == (64, 64, 3)
+    assert decode_face(_bytes(transparent), "x", 64, 64).shape == (64, 64, 3)
 
 
 def test_photos_come_upright():
@@ -62,12 +62,24 @@ def test_photos_come_upright():
 )
 def test_images_that_cannot_train_are_named(data, message):
     with pytest.raises(UserError, match=message):
-        decode_face(data, "a.png", 64)
+        decode_face(data, "a.png", 64, 64)
 
 
 def test_almost_square_is_square():
     almost = np.zeros((200, 201, 3), np.uint8)
-    assert decode_face(_bytes(almost), "x", 64).shape == (64, 64, 3)
+    assert decode_face(_bytes(almost), "x", 64, 64).shape == (64, 64, 3)
+
+
+def test_faces_side_by_side_are_read_as_one_picture():
+    picture = tiny.pictures(1, 128)[0]
+    assert decode_face(_bytes(picture), "x", 128, 256).tolist() == picture.tolist()
+    found = decode_face(_bytes(picture), "x", 64, 128)
+    halves = [decode_face(_bytes(half), "x", 64, 64) for half in np.split(picture, 2, axis=1)]
+    np.testing.assert_array_equal(found, np.concatenate(halves, axis=1))
+    with pytest.raises(UserError, match="x: is 256x128 pixels"):
+        decode_face(_bytes(picture), "x", 64, 64)
+    with pytest.raises(UserError, match="x: is 128x128 pixels"):
+        decode_face(_bytes(picture[:, :128]), "x", 64, 128)
 
 
 def test_specs_name_folders_shards_and_archives(tmp_path):

@@ -1,23 +1,29 @@
 """Protocols that look into the mechanism, with a tiny model."""
 
+import dataclasses
+
 import benches
 import numpy as np
 import pytest
 import tiny
 
-from identitydp_jax.anonymize.faces import Model
-from identitydp_jax.anonymize.methods import IdentityDP
+from identitydp_jax.anonymize.faces import Model, embed_faces
+from identitydp_jax.anonymize.methods import IdentityDP, fit
 from identitydp_jax.checks import UserError
 from identitydp_jax.evaluation import candidates
 from identitydp_jax.evaluation.protocols import (
     attributes,
     averaging,
+    identity,
     known_key,
     mechanisms,
     overhead,
     sweep,
 )
+from identitydp_jax.evaluation.store import Store
 from identitydp_jax.privacy.setting import PrivacySetting
+
+COLOURS = benches.COLOURS
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +46,79 @@ def test_sweep_measures_the_cosine_that_the_formula_gives(model, tmp_path, monke
         assert row["cos(r, r~)"].count == 24
     assert report.rows["epsilon 800"]["cos(r, r~)"].value == pytest.approx(0.483, abs=0.03)
     assert all(len(pictures) == 6 for pictures in report.sheet.values())
+
+
+def test_sweep_tells_what_was_asked_for_from_what_was_noised(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "EPSILONS", (6.0,))
+    bench = benches.bench(tmp_path, [identitydp(model)], faces=benches.face_set(6, 2), releases=1)
+    # With a population that moves nothing both are the same.
+    (row,) = sweep.run(bench).rows.values()
+    for one, other in (("cos(r, r~)", "cos(r, t)"), ("cos(r~, r(X^))", "cos(t, r(X^))")):
+        assert row[one].value == pytest.approx(row[other].value, abs=1e-5)
+
+    def own(model, codes, *, setting):
+        return embed_faces(model, fit(bench.faces.faces, 64))
+
+    monkeypatch.setattr(sweep, "target_identities", own)
+    bench = dataclasses.replace(bench, store=Store(tmp_path / "again"))
+    (row,) = sweep.run(bench).rows.values()
+    assert row["cos(r, t)"].value == pytest.approx(1, abs=1e-4)
+    assert row["cos(t, r(X^))"].value == pytest.approx(row["cos(r, r(X^))"].value, abs=1e-4)
+    assert abs(row["cos(r, r~)"].value) < 0.1
+
+
+def _picture_is_identity(monkeypatch):
+    """Let a face's embedding be its picture, and a face be drawn as what it is given."""
+    monkeypatch.setattr(identity, "embed_faces", lambda model, faces: faces)
+    monkeypatch.setattr(identity, "draw_faces", lambda model, faces, given: given)
+
+
+def test_a_face_that_is_drawn_as_the_other_obeys(model, tmp_path, monkeypatch):
+    _picture_is_identity(monkeypatch)
+    bench = benches.bench(tmp_path, [identitydp(model)])
+    report = identity.run(bench)
+    row = report.rows["identity of another photo"]
+    assert row[f"obeys {COLOURS}"].value > 0.95  # the seam shows in the corners of its fields
+    unrelated = row[f"unrelated {COLOURS}"].value
+    assert unrelated < 0.3
+    assert row[f"of itself {COLOURS}"].value == pytest.approx(unrelated, abs=0.1)
+    assert row[f"same person {COLOURS}"].value > 0.9
+    assert row[f"same person {COLOURS}"].count == 8 * 6  # pairs of four photos
+    assert all(len(pictures) == 8 for pictures in report.sheet.values())
+
+
+def test_a_face_that_stays_as_it_is_does_not_obey(model, tmp_path, monkeypatch):
+    _picture_is_identity(monkeypatch)
+    monkeypatch.setattr(identity, "draw_faces", lambda model, faces, given: faces)
+    row = identity.run(benches.bench(tmp_path, [identitydp(model)])).rows[
+        "identity of another photo"
+    ]
+    assert row[f"of itself {COLOURS}"].value > 0.95
+    assert row[f"obeys {COLOURS}"].value == pytest.approx(
+        row[f"unrelated {COLOURS}"].value, abs=0.1
+    )
+
+
+def test_keys_give_different_people_where_there_is_noise(model, tmp_path):
+    clear = IdentityDP(model, PrivacySetting("privunit", 1e4))
+    hidden = identitydp(model)
+    rows = identity.run(benches.bench(tmp_path, [hidden, benches.Blind(), clear])).rows
+    assert list(rows) == ["identity of another photo", hidden.name, clear.name]
+    two_keys = [rows[m.name][f"two keys {COLOURS}"].value for m in (hidden, clear)]
+    assert two_keys[0] < two_keys[1] and two_keys[1] > 0.99
+
+
+@pytest.mark.parametrize("counts", [[4, 4, 4], [9, 1, 2], [1, 1], [7, 3, 1, 1]])
+def test_donors_are_other_people(counts):
+    names = np.repeat([f"p{i}" for i in range(len(counts))], counts)
+    donors = identity._donors(names)
+    assert donors.shape == names.shape and (names[donors] != names).all()
+
+
+def test_one_person_has_no_donor(model, tmp_path):
+    alone = benches.face_set(people=1)
+    with pytest.raises(UserError, match="all photos show one person; give photos of several"):
+        identity.run(benches.bench(tmp_path, [identitydp(model)], faces=alone))
 
 
 def test_known_key_gives_everything_away_at_any_epsilon(model, tmp_path):
@@ -106,7 +185,7 @@ def test_attributes_identify_people_by_their_pictures(model, tmp_path):
     assert report.rows["chance, same photo"]["rank-1"].value == pytest.approx(1 / 8)
 
 
-@pytest.mark.parametrize("protocol", [sweep, attributes, known_key, mechanisms])
+@pytest.mark.parametrize("protocol", [sweep, attributes, identity, known_key, mechanisms])
 def test_protocols_of_the_mechanism_need_it(protocol, tmp_path):
     with pytest.raises(UserError, match="--method identitydp is needed"):
         protocol.run(benches.bench(tmp_path, [benches.Blind()]))

@@ -48,11 +48,15 @@ def test_cost_is_that_of_the_step():
     count = sum(x.size for x in jax.tree.leaves((state.params, state.discriminator)))
     assert cost.gradients == 4 * count
     assert cost.state == sum(x.nbytes for x in jax.tree.leaves(state))
-    # Both networks with a second moment each, and the average of the first.
-    assert 2 * cost.gradients < cost.state < 3.1 * cost.gradients
-    assert 5 * cost.gradients < cost.updated < 8 * cost.gradients
-    # At 64 px: 9 in the encoder, seen twice; 2 in the first block, 3 in each of the other five.
-    assert cost.norms == 2 * 9 + 2 + 5 * 3
+    # Both networks with two moments each, and the average of the first.
+    population = sum(x.nbytes for x in jax.tree.leaves(state.population))
+    assert 3 * cost.gradients < cost.state - population < 4.1 * cost.gradients
+    assert 7 * cost.gradients < cost.updated < 10 * cost.gradients
+    assert cost.face == 64 * 128 * 3
+    # At 64 px: 9 in the encoder, passed twice; those of the generator normalise per pixel.
+    assert cost.norms == 2 * 9
+    # 2 in each of the first two blocks, 3 in each of the four that change the number of channels.
+    assert step_cost(tiny.training_config("network.norm=batch")).norms == 2 * 9 + 2 * 2 + 4 * 3
     wide = tiny.training_config("network.width=0.0625", "discriminator.width=0.0625")
     wider = step_cost(wide)
     assert 1.05 < wider.flops / cost.flops < 4

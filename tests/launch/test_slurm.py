@@ -87,8 +87,8 @@ def train(cluster, folder, workdir):
     """Start the program, on a small configuration and with the real encoder."""
     config = ROOT / "configs" / "smoke_cpu.py"
     settings = (
-        f"data={folder / 'faces'}", "held_out=3", f"steps={STEPS}", "freeze_statistics_at=5",
-        "log_every=1", "checkpoint_every=1000", "network.width=0.03125",
+        f"data={folder / 'faces'}", "mixture.twin=0", "held_out=3", f"steps={STEPS}",
+        "freeze_statistics_at=5", "log_every=1", "checkpoint_every=1000", "network.width=0.03125",
     )  # fmt: skip
     words = ("--config", config, "--workdir", workdir)
     words += tuple(word for setting in settings for word in ("--set", setting))

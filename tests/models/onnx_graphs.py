@@ -1,4 +1,4 @@
-"""Small ArcFace networks in ONNX, node by node, as InsightFace exports them."""
+"""Small identity encoders in ONNX, node by node, as InsightFace and OpenCV's zoo export them."""
 
 import numpy as np
 import onnx
@@ -105,6 +105,21 @@ def iresnet(path, *, width=8, blocks=(1, 2, 1, 1), fused=True):
             skip = graph.conv(x, inner, outer, 1, stride) if block == 0 else x
             x, inner = graph.node("Add", [y, skip]), outer
     return graph.save(path, graph.embed(graph.norm(x, inner), inner * 49, 512))
+
+
+def sface(path, *, width=8, blocks=((16, 2), (16, 1), (32, 2)), size=128, scale=1 / 128):
+    """SFace, which takes pictures in [0, 255]."""
+    graph = Graph(fused=False)
+    x = graph.node("Sub", ["faces", graph.weight([127.5])])
+    x = graph.node("Mul", [x, graph.weight([scale])])
+    x = graph.prelu(graph.conv(x, 3, width, 3), width)
+    inner, side = width, SIDE
+    for outer, stride in blocks:
+        x = graph.prelu(graph.conv(x, inner, inner, 3, stride, groups=inner), inner)
+        x = graph.prelu(graph.conv(x, inner, outer, 1), outer)
+        inner, side = outer, side // stride
+    x = graph.node("Dropout", [graph.norm(x, inner)])
+    return graph.save(path, graph.embed(x, inner * side**2, size))
 
 
 def patterns(count):

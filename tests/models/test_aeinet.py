@@ -8,17 +8,26 @@ import pytest
 import tiny
 
 from identitydp_jax.checks import UserError
-from identitydp_jax.models.aeinet import AEIConfig, AEINet, variable_shapes
+from identitydp_jax.models.aeinet import (
+    AADLayer,
+    AEIConfig,
+    AEINet,
+    Generator,
+    variable_shapes,
+)
+from identitydp_jax.models.face_region import features_region
 from identitydp_jax.models.layers import parameter_count
 from identitydp_jax.training.configuration import read_config
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+_KEY = jax.random.key(0)
 # The number of parameters of every configuration that the repository holds.
 PINNED = {
     "paper_celebahq256": 184_346_453,
-    "smoke_cpu": 867_189,
-    "synthetic128": 3_127_995,
-    "synthetic256": 49_727_413,
+    "smoke_cpu": 481_094,
+    "synthetic128": 4_445_208,
+    "synthetic128_sface": 3_105_816,
+    "synthetic256": 19_565_690,
 }
 
 
@@ -183,6 +192,151 @@ def test_mask_blends_between_attribute_and_identity(drawing):
         assert np.abs(moved - drawn).mean() > 0.02
 
 
+def _checkered(faces, side):
+    """Faces that are `side` pixels wide to an encoder, and the same with another fine detail.
+
+    The detail lies inside the region of features and has mean 0 in every coarse pixel.
+    """
+    factor = faces.shape[1] // side
+    whole = (features_region(faces.shape[1])[..., 0] == 1).reshape(side, factor, side, factor)
+    inside = np.repeat(np.repeat(whole.all((1, 3)), factor, 0), factor, 1)
+    rows, columns = np.indices(inside.shape)
+    assert inside.sum() > 200
+    return faces, faces + 0.5 * (inside * (-1.0) ** (rows + columns))[..., None]
+
+
+def _attribute_maps(resolution, *faces):
+    """Return the maps of faces (1, 64, 64, 3) for an encoder that sees features at `resolution`."""
+    config = dataclasses.replace(
+        tiny.CONFIG, coarse=8, finer=False, attribute_resolution=resolution
+    )
+    faces = jnp.concatenate([jnp.asarray(face, jnp.float32) for face in faces])
+    maps = AEINet(config).apply(tiny.variables(config), faces, method="attributes")
+    return [np.asarray(x) for x in maps]
+
+
+@pytest.mark.parametrize("side", [8, 16, 32])
+def test_the_attribute_encoder_sees_features_at_its_own_resolution(side):
+    face, detailed = _checkered(np.asarray(_inputs(1)[0]), side)
+    lighter = face + 0.5 * features_region(64)
+    for one, fine, light in _attribute_maps(side, face, detailed, lighter):
+        np.testing.assert_allclose(fine, one, atol=1e-5)
+        assert np.abs(light - one).max() > 0.01  # what its pixels hold it sees
+    # From the face's own resolution on it sees all.
+    for one, fine in _attribute_maps(64, face, detailed):
+        assert np.abs(fine - one).max() > 0.01
+
+
+def test_the_attribute_encoder_sees_all_around_the_features():
+    face = np.asarray(_inputs(1)[0])
+    rows, columns = np.indices(face.shape[1:3])
+    outside = features_region(64) == 0
+    detailed = face + 0.5 * outside * ((-1.0) ** (rows + columns))[..., None]
+    for one, fine in _attribute_maps(8, face, detailed):
+        assert np.abs(fine - one).max() > 0.01
+
+
+@pytest.mark.parametrize(("norm", "alone"), [("pixel", True), ("instance", True), ("batch", False)])
+def test_a_face_in_training_is_its_own_unless_the_batch_normalises(norm, alone):
+    # Wide enough for the norm of a pixel: over two channels it is but a sign.
+    config = AEIConfig(64, 1 / 8, widest=256, norm=norm, coarse=8, finer=False)
+    variables, (faces, identity) = tiny.variables(config), _inputs(3)
+    # Attributes as in use; in training the encoder normalises by the batch, whatever `norm`.
+    maps = AEINet(config).apply(variables, faces, method="attributes")
+    generator = {name: tree["generator"] for name, tree in variables.items() if "generator" in tree}
+
+    def draw(places):
+        return Generator(config).apply(
+            generator, identity[places], [x[places] for x in maps], train=True,
+            mutable=["batch_stats"],
+        )[0]  # fmt: skip
+
+    apart = np.abs(draw(slice(0, 3))[:2] - draw(slice(0, 2))).max()
+    assert apart < 1e-4 if alone else apart > 0.01
+
+
+def test_norm_per_pixel_lets_no_spike_grow():
+    """One pixel of a map a thousand times too bright: what blocks give stays as it was elsewhere.
+
+    Normalised over the map the spike is all that is left.
+    """
+    config = dataclasses.replace(tiny.CONFIG, norm="pixel")
+    rng = np.random.default_rng(0)
+    h = jnp.asarray(rng.normal(size=(1, 8, 8, 32)), jnp.float32)
+    spiked = h.at[0, 3, 4].mul(1e3)
+    maps, identity = jnp.zeros((1, 8, 8, 4)), jnp.zeros((1, 512))
+    change = {}
+    for norm in ("pixel", "instance"):
+        layer = AADLayer(dataclasses.replace(config, norm=norm))
+        shapes = jax.eval_shape(lambda x=layer: x.init(_KEY, h, maps, identity, train=True))
+        apply = jax.jit(lambda p, h, x=layer: x.apply(p, h, maps, identity, train=True))
+        one, other = (apply(tiny.filled(shapes), x) for x in (h, spiked))
+        assert np.isfinite(other).all()
+        elsewhere = np.ones((8, 8), bool)
+        elsewhere[3, 4] = False
+        change[norm] = np.abs(other - one)[0][elsewhere].max()
+        if norm == "pixel":
+            assert np.abs(other).max() < np.sqrt(32)  # no entry of 32 that have variance 1 is more
+    assert change["pixel"] < 1e-5 and change["instance"] > 0.1
+
+
+def _leaves(config):
+    flat = jax.tree_util.tree_leaves_with_path(variable_shapes(config))
+    return {jax.tree_util.keystr(path): leaf.shape for path, leaf in flat}
+
+
+@pytest.mark.parametrize("side", [8, 32])
+def test_a_network_of_coarse_faces_is_a_part_of_the_whole_one(side):
+    config = dataclasses.replace(tiny.CONFIG, norm="pixel", coarse=side)
+    coarse, whole = _leaves(dataclasses.replace(config, finer=False)), _leaves(config)
+    assert coarse.items() <= whole.items()
+    blocks = {8: 3, 32: 5}[side]
+    names = " ".join(coarse)
+    assert f"block{blocks - 1}" in names and f"block{blocks}" not in names
+    assert f"up{blocks - 2}" in names and f"up{blocks - 1}" not in names
+    # The paper's network has no coarse face, and one of the full size is none.
+    paper = _leaves(dataclasses.replace(tiny.CONFIG, norm="pixel"))
+    assert _leaves(dataclasses.replace(config, coarse=64)) == paper
+    added = " ".join(whole.keys() - paper.keys())
+    assert len(whole) == len(paper) + 3 and "['coarse']" in added and "['gain']" in added
+
+
+def test_finer_blocks_add_to_the_coarse_face_by_their_gain():
+    config = dataclasses.replace(tiny.CONFIG, norm="pixel", coarse=16)
+    variables, (faces, identity) = tiny.variables(config), _inputs(2)
+
+    def draw(config, gain):
+        variables["params"]["generator"]["gain"] = jnp.full(3, gain)
+        return np.asarray(AEINet(config).apply(variables, faces, identity))
+
+    coarse = draw(dataclasses.replace(config, finer=False), 1.0)
+    np.testing.assert_allclose(draw(config, 0.0), coarse, atol=1e-6)
+    assert np.abs(draw(config, 1.0) - coarse).mean() > 0.02
+
+
+def test_coarse_faces_are_enlarged_to_the_resolution():
+    config = dataclasses.replace(tiny.CONFIG, norm="pixel", coarse=16, finer=False)
+    variables = tiny.variables(config)
+    net, (faces, identity) = AEINet(config), _inputs(2)
+    maps = net.apply(variables, faces, method="attributes")
+    assert [x.shape[1] for x in maps] == [2, 4, 8, 16]
+    drawn = np.asarray(net.apply(variables, identity, maps, method="draw"))
+    assert drawn.shape == (2, 64, 64, 3) and drawn.std() > 0.02
+    # Of one quarter of the resolution: what is finer is interpolated, before tanh.
+    before = np.arctanh(np.clip(drawn, -0.9999, 0.9999))
+    bend = np.abs(np.diff(before[:, 8:-8, 8:-8], 2, axis=1))
+    steps = np.abs(np.diff(before[:, 8:-8, 8:-8], axis=1))
+    assert bend.mean() < 0.5 * steps.mean()
+
+
+def test_layers_are_as_wide_as_the_widest():
+    params = variable_shapes(AEIConfig(64, 0.5, widest=256))["params"]
+    down = [params["encoder"][f"down{i}"]["kernel"].shape[-1] for i in range(5)]
+    assert down == [16, 32, 64, 128, 128]
+    blocks = [params["generator"][f"block{i}"]["second_conv"]["kernel"] for i in range(6)]
+    assert [kernel.shape[-1] for kernel in blocks] == [128, 128, 128, 64, 32, 3]
+
+
 def test_training_normalises_by_the_batch_and_updates_statistics():
     net, variables = AEINet(tiny.CONFIG), tiny.variables()
     faces, _ = _inputs(2)
@@ -209,6 +363,9 @@ def test_training_normalises_by_the_batch_and_updates_statistics():
         ({"mask": "two"}, "mask is 'two': choose one of one, channel"),
         ({"norm": "layer"}, "norm is 'layer'"),
         ({"output": "relu"}, "output is 'relu'"),
+        ({"widest": 0}, "widest is 0"),
+        ({"attribute_resolution": 24}, "attribute_resolution is 24: choose one of 8, 16, 32"),
+        ({"coarse": 0}, "coarse is 0: choose one of 8, 16, 32"),
     ],
 )
 def test_settings_that_no_network_has_are_named(settings, message):

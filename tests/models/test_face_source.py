@@ -1,4 +1,5 @@
 import functools
+import itertools
 import pathlib
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 
 from identitydp_jax.checks import UserError
 from identitydp_jax.models import face_source
+from identitydp_jax.models.face_region import features_region
 from identitydp_jax.models.face_source import RESOLUTIONS, FaceSource
 
 # Recorded with openvino 2026.4 in float32 from the packaged networks: two latents
@@ -100,6 +102,45 @@ def test_psi_zero_gives_the_mean_face(random_params):
     np.testing.assert_allclose(mean[0], mean[1], atol=1e-5 * np.abs(mean).max())
     drawn = draw(64, random_params, latents, np.ones(2, np.float32))
     assert np.abs(drawn[0] - drawn[1]).max() > 1e-3
+
+
+def test_a_twin_stands_beside_the_face_of_its_key(random_params):
+    params, root = jax.device_put(random_params), jax.random.key(3)
+    alone = face_source.faces(params, key=root, count=2, resolution=64)
+    pictures = [
+        np.asarray(face_source.twins(params, key=jax.random.fold_in(root, i), resolution=64))
+        for i in range(2)
+    ]
+    for picture, face in zip(pictures, alone, strict=True):
+        assert picture.shape == (64, 128, 3) and picture.dtype == np.uint8
+        np.testing.assert_array_equal(picture[:, :64], face)
+        assert np.any(picture[:, 64:] != face)
+    assert np.any(pictures[0][:, 64:] != pictures[1][:, 64:])
+    again = face_source.twins(params, key=jax.random.fold_in(root, 1), resolution=64)
+    np.testing.assert_array_equal(again, pictures[1])
+
+
+def test_a_face_with_its_own_features_is_the_face(random_params):
+    latents = np.random.default_rng(2).normal(size=(1, 512)).astype(np.float32)
+    plain = draw(64, random_params, latents, PSI[:1])
+    found = FaceSource(64).apply({"params": random_params}, latents, PSI[:1], latents)
+    np.testing.assert_allclose(found, plain, atol=1e-4 * np.abs(plain).max())
+
+
+@pytest.mark.network
+def test_twins_are_other_people_in_the_same_place():
+    params, region = jax.device_put(face_source.load()), features_region(64)[..., 0]
+    pictures = [
+        np.asarray(face_source.twins(params, key=jax.random.key(i), resolution=64), float)
+        for i in range(6)
+    ]
+    pairs = [np.split(picture, 2, axis=1) for picture in pictures]
+    strangers = [(a, b) for (a, _), (b, _) in itertools.pairwise(pairs)]
+    for part in (region == 1, region == 0):
+        change, unlike = (
+            np.mean([np.abs(a - b)[part].mean() for a, b in those]) for those in (pairs, strangers)
+        )
+        assert 4 < change < 0.75 * unlike
 
 
 def test_unknown_resolution_is_named():

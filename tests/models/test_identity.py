@@ -1,3 +1,5 @@
+import pathlib
+
 import cv2
 import jax
 import jax.numpy as jnp
@@ -5,10 +7,15 @@ import numpy as np
 import onnx
 import pytest
 import skimage.data
-from onnx_graphs import iresnet, mobilefacenet, patterns, reference
+from onnx_graphs import iresnet, mobilefacenet, patterns, reference, sface
+from PIL import Image
 
+from identitydp_jax import demo
 from identitydp_jax.checks import UserError
+from identitydp_jax.evaluation.verifiers import load_verifier
 from identitydp_jax.models.identity import load_encoder
+from identitydp_jax.models.identity_crop import identity_crop
+from identitydp_jax.models.pixels import to_float
 from identitydp_jax.weights import cache
 
 
@@ -27,8 +34,15 @@ def test_an_onnx_file_of_a_known_layout_is_loaded_by_its_path(tmp_path, build):
     assert bool(jnp.isfinite(gradient).all()) and float(jnp.abs(gradient).max()) > 0
 
 
+@pytest.mark.parametrize(("build", "dimension"), [(mobilefacenet, 512), (sface, 128)])
+def test_an_encoder_knows_how_long_its_embeddings_are(tmp_path, build, dimension):
+    apply, params = load_encoder(build(tmp_path / "mine.onnx"))
+    embedding = jax.eval_shape(apply, params, jax.ShapeDtypeStruct((2, 112, 112, 3), jnp.float32))
+    assert embedding.shape == (2, dimension) == (2, apply.dimension)
+
+
 def test_an_unknown_name_is_one_clear_line():
-    with pytest.raises(UserError, match=r"^mbf: neither a pretrained encoder \(w600k_mbf\)"):
+    with pytest.raises(UserError, match=r"^mbf: neither a pretrained encoder \(w600k_mbf, sface\)"):
         load_encoder("mbf")
 
 
@@ -38,7 +52,7 @@ def test_another_network_is_one_clear_line(tmp_path):
     del proto.graph.node[-3:]
     proto.graph.output[0].name = proto.graph.node[-1].output[0]
     onnx.save(proto, path)
-    with pytest.raises(UserError, match=r"other\.onnx: not an ArcFace encoder") as error:
+    with pytest.raises(UserError, match=r"other\.onnx: not an identity encoder") as error:
         load_encoder(path)
     assert "\n" not in str(error.value)
 
@@ -65,3 +79,16 @@ def test_the_shipped_encoder_equals_onnxruntime_on_a_real_face():
     found = np.asarray(jax.jit(apply)(params, faces))
     np.testing.assert_allclose(found, reference(cache.path("w600k_mbf"), faces), atol=1e-4)
     assert (found @ found[0]).min() > 0.5  # one person
+
+
+@pytest.mark.network
+def test_sface_embeds_as_its_verifier_does_from_the_graph():
+    folder = pathlib.Path(demo.__file__).parent / "demo_faces"
+    photos = [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.jpg"))]
+    faces = np.stack([np.asarray(photo.resize((256, 256))) for photo in photos])
+    apply, params = load_encoder("sface")
+    found = np.asarray(jax.jit(apply)(params, identity_crop(to_float(faces))))
+    wanted = load_verifier("sface").embed(faces)
+    assert found.shape == (len(faces), 128) and len(faces) >= 4
+    assert (found * wanted).sum(1).min() > 0.9999
+    assert (wanted @ wanted.T - np.eye(len(faces))).max() < 0.6  # which tells them apart

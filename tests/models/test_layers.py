@@ -116,17 +116,26 @@ def test_double_is_half_pixel_bilinear(size):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_instance_norm():
-    x = np.asarray(5 + 3 * _random(0, 2, 4, 6, 3))
-    y = np.asarray(jax.jit(layers.instance_norm)(x))
-    np.testing.assert_allclose(y.mean((1, 2)), 0, atol=1e-5)
-    np.testing.assert_allclose(y.std((1, 2)), 1, rtol=1e-4)
-    expected = (x - x.mean((1, 2), keepdims=True)) / x.std((1, 2), keepdims=True)
+@pytest.mark.parametrize("axes", [(1, 2), -1], ids=["instance", "pixel"])
+def test_normalise(axes):
+    x = np.asarray(5 + 3 * _random(0, 2, 4, 6, 8))
+    y = np.asarray(jax.jit(layers.normalise, static_argnums=1)(x, axes))
+    np.testing.assert_allclose(y.mean(axes), 0, atol=1e-5)
+    np.testing.assert_allclose(y.std(axes), 1, rtol=1e-4)
+    expected = (x - x.mean(axes, keepdims=True)) / x.std(axes, keepdims=True)
     np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_instance_norm_of_a_constant_is_zero():
-    np.testing.assert_array_equal(layers.instance_norm(jnp.full((1, 4, 4, 2), 7.0)), 0)
+@pytest.mark.parametrize("axes", [(1, 2), -1], ids=["instance", "pixel"])
+def test_normalise_gives_zero_where_nothing_varies(axes):
+    np.testing.assert_array_equal(layers.normalise(jnp.full((1, 4, 4, 2), 7.0), axes), 0)
+
+
+def test_normalise_computes_half_precision_in_float32():
+    x = (200 + _random(0, 1, 8, 8, 4)).astype(jnp.bfloat16)  # whose own mean would be off by 1
+    y = layers.normalise(x, (1, 2))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32).mean((1, 2)), 0, atol=0.01)
 
 
 @pytest.mark.parametrize("size", [4, 5])

@@ -10,13 +10,20 @@ import safetensors.numpy
 import tiny
 
 from identitydp_jax.checks import UserError
-from identitydp_jax.models import pretrained
+from identitydp_jax.models import population, pretrained
+
+
+def _variables():
+    """Variables with a population that shows."""
+    rng, empty = np.random.default_rng(0), population.zeros(tiny.CONFIG.identity_dimension)
+    filled = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), empty)
+    return {**tiny.variables(), "population": filled}
 
 
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "deep" / "model.safetensors"
-    pretrained.save(path, tiny.CONFIG, tiny.variables(), encoder="w600k_mbf")
+    pretrained.save(path, tiny.CONFIG, _variables(), encoder="w600k_mbf")
     return path
 
 
@@ -24,7 +31,7 @@ def test_round_trip(file):
     found = pretrained.load(file)
     assert found.config == tiny.CONFIG
     assert found.encoder == "w600k_mbf"
-    wanted = tiny.variables()
+    wanted = _variables()
     assert jax.tree.structure(found.variables) == jax.tree.structure(wanted)
     for a, b in zip(jax.tree.leaves(found.variables), jax.tree.leaves(wanted), strict=True):
         assert a.dtype == jnp.float32
@@ -61,8 +68,10 @@ def _refusal(file):
         lambda x: {**x, "params/encoder/down0/kernel": x["params/encoder/down0/kernel"][:1]},
         lambda x: {k: v for k, v in x.items() if "block0" not in k},
         lambda x: {**x, "params/more": np.zeros(3, np.float16)},
+        lambda x: {k: v for k, v in x.items() if not k.startswith("population/")},
+        lambda x: {**x, "population/basis": x["population/basis"][:, :9]},
     ],
-    ids=["shape", "missing", "more"],
+    ids=["shape", "missing", "more", "without a population", "few axes"],
 )
 def test_other_parameters_are_refused(file, change):
     _rewritten(file, change_tensors=change)

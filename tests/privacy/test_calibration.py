@@ -90,5 +90,5 @@ def test_a_file_is_a_calibration_of_its_own(tmp_path):
     found = calibration.parse(f"paper:{tmp_path / 'own.json'}")
     assert found == calibration.Calibration(record.name, 28.5, math.sqrt(512), record)
     assert hash(found) == hash(calibration.parse(f"paper:{tmp_path / 'own.json'}"))
-    assert found.certified_sensitivity == calibration.CERTIFIED_L2.sensitivity
+    assert found.certified_sensitivity == calibration.parse("certified-l2").sensitivity
     assert "\\x01" not in repr(found)

@@ -246,7 +246,7 @@ def test_released_identities_have_the_expected_cosine(rho):
     y = np.asarray(decode(jitted(r, keys(1500, 3), made.arrays())))
     cosines = (unit(r) * y).sum(1)
     error = cosines.std() / math.sqrt(len(r))
-    assert abs(cosines.mean() - expected_cosine(made)) < 0.001 + 3 * error < 0.006
+    assert abs(cosines.mean() - expected_cosine(made, D)) < 0.001 + 3 * error < 0.006
 
 
 def test_one_program_and_one_table_serve_every_rho():

@@ -102,8 +102,8 @@ def test_wrong_keys_are_refused(setting, key, error, message):
 
 @every
 def test_wrong_dimensions_are_refused(setting):
-    with pytest.raises(ValueError, match="512 dimensions"):
-        release(np.ones((2, 128), np.float32), tiny.keys(2), setting)
+    with pytest.raises(ValueError, match="512 coordinates"):
+        release(np.ones((2, 1024), np.float32), tiny.keys(2), setting)
 
 
 def test_a_random_identity_is_uniform_and_never_saw_the_input():

@@ -22,11 +22,11 @@ _COMPUTE = sys.argv[1]
 jax.config.update("jax_disable_most_optimizations", True)
 # What draws and changes pixels computes in float32, and rounds as its loops happen to be cut.
 steps.augment = lambda faces, *, key: faces.astype(_COMPUTE) / 127.5 - 1.0
-_EXACT = ("mixture.same=0.5", "mixture.other=0.5", "mixture.noised=0")
+_EXACT = ("mixture.same=0.3", "mixture.twin=0.4", "mixture.other=0.3", "mixture.noised=0")
 
 _LOSSES = (
-    "total", "adversarial", "identity", "leak", "attributes", "reconstruction", "colour",
-    "discriminator",
+    "total", "adversarial", "identity", "leak", "attributes", "reconstruction", "texture",
+    "colour", "discriminator",
 )  # fmt: skip
 # Name: devices, whether statistics are frozen, and what differs from the configuration.
 _WAYS = {
@@ -37,7 +37,7 @@ _WAYS = {
     "eight, frozen, fsdp, remat, in two parts": (
         8, True, {"fsdp": True, "remat": True, "accumulate": 2},
     ),
-}
+}  # fmt: skip
 
 
 def _gradients(devices: int, frozen: bool, changes: dict):
@@ -55,7 +55,7 @@ def _gradients(devices: int, frozen: bool, changes: dict):
     found = gradients(
         sharding.place(state, held),
         sharding.place(jax.tree.map(_wide, tiny.encoder_params()), everywhere),
-        sharding.global_batch(tiny.faces(16), mesh),
+        sharding.global_batch(tiny.pictures(16), mesh),
         jax.random.key(0),
     )
     return [jax.tree.map(np.asarray, part) for part in found]

@@ -3,6 +3,7 @@
 run_process.py DEVICES DATA WORKDIR [--quick] [--kill-before BATCH] [--compile-for SECONDS]
     [--file-limit BYTES] [NAME=VALUE...]
 
+Batch 0 of a run is what its population is measured on.
 With --quick the networks give way to what compiles in no time; all else is the real thing. With
 --compile-for the last process pretends that it takes so long; with --file-limit no file may grow
 beyond so many bytes.
@@ -41,7 +42,6 @@ from identitydp_jax.training import (  # noqa: E402
     console,
     face_stream,
     loop,
-    statistics,
     step,
 )
 
@@ -74,8 +74,8 @@ def make_quick_step(*_, **__):
     if jax.process_index() == jax.process_count() - 1:
         time.sleep(args.compile_for)
 
-    def step(state, encoder_params, faces, key):
-        each = to_float(faces).mean((1, 2, 3))
+    def step(state, encoder_params, pictures, key):
+        each = to_float(pictures).mean((1, 2, 3))
         seen = (each * jnp.arange(1.0, 1 + len(each))).sum() + jax.random.normal(key)
         params = jax.tree.map(lambda p: 0.9 * p + 0.01 * seen, state.params)
         average = {**state.average, "params": params}
@@ -87,7 +87,7 @@ def make_quick_step(*_, **__):
 
 def make_quick_evaluation(*_):
     """Measure the parameters and show the faces."""
-    return lambda variables, _, faces: ({"loss": _norm(variables["params"])}, faces[None])
+    return lambda variables, _, pictures: ({"loss": _norm(variables["params"])}, pictures[None])
 
 
 def _norm(tree):
@@ -98,7 +98,6 @@ jax.config.update("jax_disable_most_optimizations", True)
 replacements = [
     (loop, "load_encoder", lambda _: (tiny.encode, tiny.encoder_params())),
     (step, "augment", augment),
-    (statistics, "augment", augment),
     (loop, "_STATISTICS_BATCH", 8),
     (loop, "_STATISTICS_BATCHES", 2),
     (face_stream, "open_batches", open_batches),
@@ -107,7 +106,7 @@ replacements = [
     (
         commands,
         "read_config",
-        lambda *_: tiny.training_config(f"data={args.data}", *args.settings),
+        lambda *_: tiny.training_config(f"data={args.data}", "mixture.twin=0", *args.settings),
     ),
 ]
 if args.quick:

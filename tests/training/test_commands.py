@@ -7,7 +7,7 @@ import tiny
 
 from identitydp_jax.checks import UserError
 from identitydp_jax.models import pretrained
-from identitydp_jax.training import commands, loop, processes
+from identitydp_jax.training import coarse, commands, processes
 from identitydp_jax.training import state as states
 
 
@@ -25,7 +25,7 @@ def trained(monkeypatch):
         calls.append((config, workdir, profile))
         return states.create(config)
 
-    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(coarse, "train_in_stages", train)
     monkeypatch.setattr(commands, "read_config", lambda _, names: tiny.training_config(*names))
     return calls
 
@@ -42,13 +42,13 @@ def test_train_with_overrides_and_export(trained, tmp_path):
     file = tmp_path / "model.safetensors"
     words = ("--config", "x.py", "--workdir", tmp_path, "--set", "steps=9", "--set", "seed=3")
     assert _run(*words, "--export", file) == 0
-    (config, workdir, profile), = trained
+    ((config, workdir, profile),) = trained
     assert (config.steps, config.seed, workdir, profile) == (9, 3, str(tmp_path), False)
     model = pretrained.load(file)
     assert model.config == states.network_config(config)
     assert model.encoder == config.encoder
     assert "identitydp train the rest" in (tmp_path / "model.md").read_text()
-    expected = states.create(config).average
+    expected = states.create(config).variables
     assert jax.tree.map(lambda x: x.shape, model.variables) == jax.tree.map(
         lambda x: x.shape, expected
     )
@@ -64,7 +64,7 @@ def test_a_run_that_is_asked_to_stop_has_its_own_status(monkeypatch, tmp_path, c
     def train(*_, **__):
         raise processes.Preempted("asked to stop: saved step 5")
 
-    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(coarse, "train_in_stages", train)
     monkeypatch.setattr(commands, "read_config", lambda *_: tiny.training_config())
     file = tmp_path / "model.safetensors"
     words = ("--config", "x.py", "--workdir", tmp_path, "--export", file)

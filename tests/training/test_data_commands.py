@@ -74,7 +74,7 @@ def test_prepare_says_what_it_made_and_left_out(tmp_path, monkeypatch, capsys):
     assert run(*words, "--output", tmp_path, action="prepare") == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{tmp_path}: 7 faces of 9 photos, 1 shards written now; train on them with"
-        f" --set data=array_record:{tmp_path}",
+        f" --set data=array_record:{tmp_path} --set mixture.twin=0",
         "left out: 1 photos, no face; manifest.json names them",
         "left out: 2 photos, too small; manifest.json names them",
     ]

@@ -24,24 +24,26 @@ def _run(workdir, output, *more):
 
 
 def _trained(workdir, *overrides):
-    """Leave a run of seven steps; returns what it averages."""
+    """Leave a run of seven steps; returns what draws faces after it."""
     config = tiny.training_config(*overrides)
     state = states.create(config).replace(step=jnp.int32(7))
     # Other values than those of the parameters that are not averaged.
-    state = state.replace(average=jax.tree.map(lambda x: x + 0.5, state.average))
+    population = jax.tree.map(lambda x: x + 0.25, state.population)
+    average = jax.tree.map(lambda x: x + 0.5, state.average)
+    state = state.replace(average=average, population=population)
     with Checkpoints(workdir / "checkpoints", keep=1, config=config) as checkpoints:
         checkpoints.save(7, state, {"next_index": 7})
-    return config, state.average
+    return config, state.variables
 
 
 def test_the_averaged_network_and_its_card_are_written(tmp_path, capsys):
-    config, average = _trained(tmp_path / "run", "data=synthetic", "learning_rate=0.125")
+    config, variables = _trained(tmp_path / "run", "data=synthetic", "learning_rate=0.125")
     file = tmp_path / "out" / "model.safetensors"
     assert _run(tmp_path / "run", file) == 0
     assert capsys.readouterr().out == f"{file}\n"
     model = pretrained.load(file)
     assert model.config == states.network_config(config)
-    for a, b in zip(jax.tree.leaves(model.variables), jax.tree.leaves(average), strict=True):
+    for a, b in zip(jax.tree.leaves(model.variables), jax.tree.leaves(variables), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
     card = file.with_suffix(".md").read_text()
     for words in (

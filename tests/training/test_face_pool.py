@@ -1,15 +1,20 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from jax.sharding import AxisType
 from ml_collections import ConfigDict
+from PIL import Image
 
 from identitydp_jax import sharding
 from identitydp_jax.checks import UserError
 from identitydp_jax.models import face_source
 from identitydp_jax.training import face_stream
 from identitydp_jax.training.face_pool import FacePool
+from identitydp_jax.training.synthetic_source import write_folder
 
 SIDE = 64
 
@@ -22,14 +27,22 @@ def quick_faces(monkeypatch):
         shades = jax.vmap(lambda key: jax.random.uniform(key, (3,), minval=-1.0))(keys)
         return jnp.broadcast_to(shades[:, None, None], (len(keys), resolution, resolution, 3))
 
+    def draw_twins(params, keys, *, resolution):
+        own = draw(params, keys, resolution=resolution)
+        return jnp.stack([own, 0.5 * own], axis=1)
+
     monkeypatch.setattr(face_source, "load", lambda: {"nothing": np.zeros(1, np.float32)})
     monkeypatch.setattr(face_source, "draw", draw)
+    monkeypatch.setattr(face_source, "draw_twins", draw_twins)
 
 
 def _config(**changes):
     values = {"data": "synthetic", "batch_size": 8, "pool": 24, "refresh": 4, "seed": 0,
-              "held_out": 3}  # fmt: skip
+              "held_out": 3, "mixture": {"twin": 0.0}}  # fmt: skip
     return ConfigDict({**values, **changes, "network": {"resolution": SIDE}})
+
+
+TWINS = {"mixture": {"twin": 0.5}}
 
 
 def _mesh(devices=8):
@@ -116,11 +129,69 @@ def test_a_resolution_that_the_generator_lacks_is_refused():
         FacePool(config, _mesh())
 
 
-def test_streams_of_folders_and_of_fixed_faces_are_read_by_grain(tmp_path, monkeypatch):
+def test_twins_lie_beside_the_faces_that_there_would_be_without():
+    alone, pairs = (FacePool(_config(**more), _mesh()) for more in ({}, TWINS))
+    for _ in range(5):
+        faces, pictures = np.asarray(next(alone)), np.asarray(next(pairs))
+        assert pictures.shape == (8, SIDE, 2 * SIDE, 3) and pictures.dtype == np.uint8
+        np.testing.assert_array_equal(pictures[:, :, :SIDE], faces)
+        twins = 127.5 + (pictures[:, :, :SIDE].astype(float) - 127.5) / 2
+        assert np.abs(pictures[:, :, SIDE:] - twins).max() <= 1
+    held_out = pairs.held_out()
+    assert held_out.shape == (3, SIDE, 2 * SIDE, 3)
+    np.testing.assert_array_equal(held_out[:, :, :SIDE], alone.held_out())
+
+
+@pytest.fixture
+def noise(monkeypatch):
+    """Generated faces that are noise; their twins are upside down."""
+
     def face(params, *, key, resolution):
         return jax.random.bits(key, (resolution, resolution, 3), np.uint8)
 
+    def twins(params, *, key, resolution):
+        own = face(params, key=key, resolution=resolution)
+        return jnp.concatenate([own, own[::-1]], axis=1)
+
     monkeypatch.setattr(face_source, "face", face)
+    monkeypatch.setattr(face_source, "twins", twins)
+
+
+def _png(path):
+    return np.asarray(Image.open(path))
+
+
+def test_a_folder_of_twins_holds_the_faces_of_one_without_beside_them(noise, tmp_path):
+    write = functools.partial(write_folder, resolution=SIDE, seed=3, image_format="png")
+    assert write(tmp_path / "faces", count=3) == write(tmp_path / "twins", count=3, twins=True) == 3
+    for i in range(3):
+        face, pair = (_png(tmp_path / name / f"00000{i}.png") for name in ("faces", "twins"))
+        assert pair.shape == (SIDE, 2 * SIDE, 3)
+        np.testing.assert_array_equal(pair[:, :SIDE], face)
+        np.testing.assert_array_equal(pair[:, SIDE:], face[::-1])
+    # Neither is taken for the other.
+    for name, twins in (("faces", True), ("twins", False)):
+        with pytest.raises(UserError, match="holds faces made with"):
+            write(tmp_path / name, count=3, twins=twins)
+
+
+def test_a_fixed_set_of_twins_is_read_from_its_folder(noise, tmp_path):
+    stream = face_stream.open_stream(_config(refresh=0, **TWINS), tmp_path, _mesh())
+    for pictures in (np.asarray(next(stream)), stream.held_out()):
+        assert pictures.shape == (len(pictures), SIDE, 2 * SIDE, 3)
+        np.testing.assert_array_equal(pictures[:, :, SIDE:], pictures[:, ::-1, :SIDE])
+
+
+def test_twins_of_faces_that_are_not_generated_are_refused(tmp_path):
+    tiny.write_faces(tmp_path / "faces", 12)
+    message = r"mixture\.twin is 0\.5, but only generated .* set mixture\.twin=0"
+    for data in (tmp_path / "faces", f"array_record:{tmp_path}"):
+        with pytest.raises(UserError, match=message) as caught:
+            face_stream.open_stream(_config(data=str(data), **TWINS), tmp_path, _mesh())
+        assert "\n" not in str(caught.value)
+
+
+def test_streams_of_folders_and_of_fixed_faces_are_read_by_grain(noise, tmp_path):
     fixed = face_stream.open_stream(_config(refresh=0), tmp_path, _mesh())
     batches = [np.asarray(next(fixed)) for _ in range(4)]
     assert len(list((tmp_path / "faces").glob("*.png"))) == 24 + 3

@@ -118,6 +118,22 @@ def test_reconstruction_weighs_pixels():
     _same(losses.reconstruction(drawn, faces, weight, "sum"), expected)
 
 
+def test_texture_is_the_mean_over_layers_of_absolute_differences():
+    drawn = [_random(4, side, side, 3, seed=side) for side in (6, 3)]
+    truth = [_random(*x.shape, seed=20 + x.shape[1]) for x in drawn]
+    errors = [np.abs(a - b).mean((1, 2, 3)) for a, b in zip(drawn, truth, strict=True)]
+    weight = np.array([1, 0, 0.5, 0], np.float32)
+    _same(losses.texture(drawn, truth, weight), np.mean([weight * error for error in errors]))
+
+
+def test_texture_is_nothing_where_features_are_equal_or_the_truth_unknown():
+    drawn = [_random(2, 5, 5, 3)]
+    truth = [drawn[0] + np.array([0, 1], np.float32)[:, None, None, None]]
+    assert losses.texture(drawn, drawn, np.ones(2, np.float32)) == 0
+    assert losses.texture(drawn, truth, np.array([1, 0], np.float32)) == 0
+    _same(losses.texture(drawn, truth, np.array([0, 1], np.float32)), 0.5)
+
+
 def test_colour_sees_blocks_and_no_features():
     faces = _random(2, 16, 16, 3)
     brighter = faces + np.float32(0.2)

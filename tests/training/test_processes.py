@@ -83,7 +83,7 @@ def test_a_killed_process_ends_the_others_and_the_same_command_continues(
     victim, alone, start, tmp_path
 ):
     workdir = tmp_path / "run"
-    run = start(2, 1, workdir, *runs.QUICK, kill=(victim, 5))
+    run = start(2, 1, workdir, *runs.QUICK, kill=(victim, 6))
     run.processes[victim].wait(runs.PATIENCE)
     died = time.monotonic()
     run.processes[1 - victim].wait(runs.PATIENCE)

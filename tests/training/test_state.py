@@ -1,3 +1,4 @@
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,8 +6,10 @@ import optax
 import pytest
 import tiny
 
+from identitydp_jax.checks import UserError
 from identitydp_jax.models.aeinet import variable_shapes
 from identitydp_jax.training import state as states
+from identitydp_jax.training.export import export
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +71,27 @@ def test_average_starts_as_a_copy_with_buffers_of_its_own(state):
         assert a.unsafe_buffer_pointer() != b.unsafe_buffer_pointer()
 
 
-def test_optimizer_is_adam_without_momentum():
+def test_what_draws_faces_is_averaged_and_has_a_population(state):
+    average = jax.tree.map(lambda x: x + 1, state.average)
+    moved = state.replace(average=average, population={"mean": jnp.ones(3)})
+    assert moved.variables == {**average, "population": moved.population}
+    assert jax.tree.map(lambda x: x.shape, state.population) == {
+        "mean": (512,), "basis": (512, 512), "deviation": (512,),
+    }  # fmt: skip
+    assert not any(leaf.any() for leaf in jax.tree.leaves(state.population))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_optimizer_is_adam_with_the_momentum_of_the_configuration(momentum):
     config = tiny.training_config(
-        "learning_rate=0.5", "freeze_statistics_at=5", "frozen_rate=0.25"
+        "learning_rate=0.5", "freeze_statistics_at=5", "frozen_rate=0.25", f"momentum={momentum}"
     )
     ours, rng = states.optimizer(config), np.random.default_rng(0)
     # From entries far below Adam's epsilon, 1e-8, to far above it, and none.
     size = np.append(np.geomspace(1e-12, 1e4, 60), 0.0)
     with jax.numpy_dtype_promotion("standard"):
         moments = ours.init(jnp.zeros(61))
-        stock = {rate: optax.adam(rate, b1=0.0, b2=0.999) for rate in (0.5, 0.125)}
+        stock = {rate: optax.adam(rate, b1=momentum, b2=0.999) for rate in (0.5, 0.125)}
         adam = stock[0.5].init(jnp.zeros(61))
         for i in range(8):
             gradient = jnp.asarray(size * rng.normal(size=61), jnp.float32)
@@ -86,10 +100,66 @@ def test_optimizer_is_adam_without_momentum():
             np.testing.assert_allclose(updates, expected, rtol=5e-7)
 
 
-def test_optimizer_keeps_one_moment_per_parameter(state):
+def test_optimizer_keeps_two_moments_per_parameter(state):
     for moments, params in (
         (state.optimizer, state.params),
         (state.discriminator_optimizer, state.discriminator),
     ):
         arrays = [leaf for leaf in jax.tree.leaves(moments) if leaf.ndim]
-        assert [x.shape for x in arrays] == [x.shape for x in jax.tree.leaves(params)]
+        assert [x.shape for x in arrays] == 2 * [x.shape for x in jax.tree.leaves(params)]
+
+
+def _exported(folder, *overrides, finer=True):
+    """Write the start of a run of another seed as a model file; return file and state."""
+    config = tiny.training_config("seed=5", *overrides)
+    config.unlock()
+    config.network.finer = finer
+    state, path = states.create(config), folder / "start.safetensors"
+    export(path, config, state.variables, steps=0, command="identitydp train")
+    return path, state
+
+
+def _flat(*trees):
+    flat = flax.traverse_util.flatten_dict
+    return [flat({"params": s.params, "batch_stats": s.batch_stats}) for s in trees]
+
+
+# A coarser network; and one whose convolutions over the attribute maps have another shape.
+@pytest.mark.parametrize(
+    ("changed", "finer"), [((), False), (("network.attribute_kernel=3",), True)]
+)
+def test_a_run_starts_from_the_layers_that_a_model_file_has_too(state, tmp_path, changed, finer):
+    path, start = _exported(tmp_path, *changed, finer=finer)
+    found = states.create(tiny.training_config(), start_from=path)
+    flat, given, drawn = _flat(found, start, state)
+    assert flat.keys() == drawn.keys()
+    taken = {name for name in flat if name in given and given[name].shape == flat[name].shape}
+    for name, value in flat.items():
+        expected = np.float32(np.float16(given[name])) if name in taken else drawn[name]
+        np.testing.assert_array_equal(value, expected, err_msg=str(name))
+    # They would differ otherwise, in either direction.
+    assert any((given[name] != drawn[name]).any() for name in taken)
+    left = [name for name in flat if name not in taken and np.any(drawn[name])]
+    assert left and len(taken) > len(flat) / 2
+    for average, value in zip(
+        jax.tree.leaves(found.average),
+        jax.tree.leaves({"params": found.params, "batch_stats": found.batch_stats}),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(average, value)
+
+
+def test_moments_and_discriminator_do_not_come_from_a_model_file(state, tmp_path):
+    path, _ = _exported(tmp_path)
+    found = states.create(tiny.training_config(), start_from=path)
+    for name in ("discriminator", "optimizer", "discriminator_optimizer", "population", "step"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(found, name), getattr(state, name))
+
+
+def test_a_model_of_another_encoder_is_no_start(tmp_path):
+    path, _ = _exported(tmp_path)
+    with pytest.raises(UserError, match="trained with w600k_mbf, this run is to use sface") as said:
+        states.create(tiny.training_config("encoder=sface"), start_from=path)
+    assert str(path) in str(said.value) and "\n" not in str(said.value)
+    with pytest.raises(UserError, match="no model can be read here"):
+        states.create(tiny.training_config(), start_from=tmp_path / "none.safetensors")

@@ -5,16 +5,20 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 from jax.sharding import AxisType
 
 from identitydp_jax import sharding
+from identitydp_jax.models.face_region import face_region
+from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float
+from identitydp_jax.models.population import zeros
 from identitydp_jax.training import state as states
 from identitydp_jax.training import step as steps
-from identitydp_jax.training.step import make_step
+from identitydp_jax.training.step import make_step, soften
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +52,19 @@ def _lowered(config, devices, *, frozen=False):
         out_shardings=(held, everywhere),
         donate_argnums=0,
     )
-    faces = jax.ShapeDtypeStruct((config.batch_size, 64, 64, 3), np.uint8)
+    pictures = jax.ShapeDtypeStruct((config.batch_size, 64, 128, 3), np.uint8)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return step.lower(state, params, faces, key), (held, everywhere, split)
+    return step.lower(state, params, pictures, key), (held, everywhere, split)
 
 
 def _runnable(program, shardings):
     held, everywhere, split = shardings
 
-    def run(state, faces, key):
+    def run(state, pictures, key):
         # In buffers of its own: the step takes those of the state that it is given.
         state = sharding.place(state, held)
         params = sharding.place(tiny.encoder_params(), everywhere)
-        after, metrics = program(state, params, jax.device_put(faces, split), key)
+        after, metrics = program(state, params, jax.device_put(pictures, split), key)
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
         return after, jax.device_get(metrics)
 
@@ -77,7 +81,10 @@ def step(config):
 def once(config, step):
     """A state, the state after one step, and the metrics."""
     before = jax.device_get(states.create(config))
-    after, metrics = step(before, tiny.faces(8), jax.random.key(0))
+    # As after some steps: at first the finer blocks stand behind a gain of 0, without a gradient.
+    for params in (before.params, before.average["params"]):
+        params["generator"]["gain"] = np.full(3, 0.1, np.float32)
+    after, metrics = step(before, tiny.pictures(8), jax.random.key(0))
     return before, jax.device_get(after), metrics
 
 
@@ -89,7 +96,7 @@ def eight():
 
 
 def test_the_step_augments_what_it_is_given(once, augmented):
-    assert augmented[0] == ((8, 64, 64, 3), np.uint8, jax.random.key(0).dtype)
+    assert augmented[0] == ((8, 2, 64, 64, 3), np.uint8, jax.random.key(0).dtype)
 
 
 def test_metrics_are_finite_and_add_up(config, once):
@@ -97,12 +104,20 @@ def test_metrics_are_finite_and_add_up(config, once):
     metrics = {name: float(value) for name, value in once[2].items()}
     assert all(np.isfinite(list(metrics.values())))
     terms = set(config.loss) & set(metrics)
-    assert terms >= {"adversarial", "identity", "attributes", "reconstruction", "colour"}
+    assert terms == set(config.loss) - {"kind", "reduction"}
     weighted = sum(config.loss[name] * metrics[name] for name in terms)
     np.testing.assert_allclose(metrics["total"], weighted, rtol=1e-5)
-    for name in ("identity", "attributes", "reconstruction", "colour", "gradient_norm"):
+    for name in (
+        "identity", "attributes", "reconstruction", "texture", "colour", "gradient_norm",
+    ):  # fmt: skip
         assert metrics[name] > 0
     assert 0 <= metrics["discriminator_accuracy"] <= 1
+    assert 0 < abs(metrics["cosine_twin"]) <= 1
+
+
+def test_the_population_stays_as_it_was_measured(once):
+    before, after, _ = once
+    jax.tree.map(np.testing.assert_array_equal, before.population, after.population)
 
 
 def test_every_parameter_of_both_networks_gets_a_gradient(config, once):
@@ -115,7 +130,7 @@ def test_every_parameter_of_both_networks_gets_a_gradient(config, once):
         leaves = jax.tree.leaves(changes, is_leaf=lambda x: isinstance(x, tuple))
         still = [name for name, change in leaves if not change.max() > 0]
         assert not still
-        # Adam without momentum moves what has a gradient by the learning rate.
+        # Adam's first step moves what has a gradient by the learning rate.
         moved = np.concatenate([change.ravel() for _, change in leaves])
         np.testing.assert_allclose(np.median(moved), config.learning_rate, rtol=0.05)
 
@@ -126,9 +141,9 @@ def test_the_identity_encoder_is_no_part_of_the_state(once):
     assert not any(leaf.shape == (768, 512) for leaf in jax.tree.leaves(once[1]))
 
 
-def test_running_statistics_follow_the_faces_in_both_parts(once):
+def test_running_statistics_follow_the_faces(once):
     before, after, _ = once
-    assert set(after.batch_stats) == {"encoder", "generator"}
+    assert set(after.batch_stats) == {"encoder"}  # the generator normalises per pixel
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(before.batch_stats),
         jax.tree.leaves(after.batch_stats),
@@ -143,7 +158,9 @@ def test_statistics_come_from_real_faces_alone(config, once):
 
     before, after, _ = once
     kernel = before.params["encoder"]["down0"]["kernel"]
-    mean = conv(to_float(tiny.faces(8)), kernel, stride=2, padding=1).mean((0, 1, 2))
+    face_key, *_ = jax.random.split(jax.random.key(0), 3)
+    faces, _ = steps.learned_faces(tiny.pictures(8), key=face_key, config=config)
+    mean = conv(faces, kernel, stride=2, padding=1).mean((0, 1, 2))
     found = after.batch_stats["encoder"]["down0_norm"]["norm"]["mean"]
     np.testing.assert_allclose(found, 0.02 * mean, atol=1e-6)
 
@@ -161,7 +178,7 @@ def test_average_starts_short(once):
 
 
 def test_the_same_step_gives_the_same_bits(step, once):
-    again, _ = step(once[0], tiny.faces(8), jax.random.key(0))
+    again, _ = step(once[0], tiny.pictures(8), jax.random.key(0))
     for a, b in zip(jax.tree.leaves(once[1]), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -169,7 +186,7 @@ def test_the_same_step_gives_the_same_bits(step, once):
 def test_a_few_steps_learn_a_batch(config, step):
     state, root, history = states.create(config), jax.random.key(1), []
     for i in range(30):
-        state, metrics = step(state, tiny.faces(8), jax.random.fold_in(root, i))
+        state, metrics = step(state, tiny.pictures(8), jax.random.fold_in(root, i))
         history.append({name: float(value) for name, value in metrics.items()})
     for name in ("colour", "reconstruction"):
         first, last = (np.mean([row[name] for row in rows]) for rows in (history[:5], history[-5:]))
@@ -177,22 +194,172 @@ def test_a_few_steps_learn_a_batch(config, step):
 
 
 _LOSSES = (
-    "total", "adversarial", "identity", "leak", "attributes", "reconstruction", "colour",
-    "discriminator",
+    "total", "adversarial", "identity", "leak", "attributes", "reconstruction", "texture",
+    "colour", "discriminator",
 )  # fmt: skip
+
+
+class _Net:
+    """Draws one grey everywhere; its only map is the face itself."""
+
+    def apply(self, variables, first, maps=None, *, train, method, mutable):
+        updates = {"batch_stats": variables["batch_stats"]}
+        if method == "attributes":
+            return [first], updates
+        return jnp.zeros_like(maps[0]) + variables["params"]["grey"], updates
+
+
+class _Judge:
+    """Its only feature is the face itself."""
+
+    def apply(self, variables, faces):
+        return [faces * variables["params"]["slope"]], [faces]
+
+
+def test_the_truth_is_known_of_faces_and_of_twins_and_only_the_face_is_drawn(monkeypatch):
+    monkeypatch.setattr(steps, "AEINet", lambda *_, **__: _Net())
+    monkeypatch.setattr(steps, "discriminator_network", lambda _: _Judge())
+    config, params = tiny.training_config("batch_size=24"), tiny.encoder_params()
+    state = states.TrainState(
+        step=0, params={"grey": jnp.float32(0.25)}, batch_stats={}, average={},
+        population=zeros(512), discriminator={"slope": jnp.float32(1.0)}, optimizer=None,
+        discriminator_optimizer=None,
+    )  # fmt: skip
+    mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,), devices=jax.devices()[:1])
+    gradients = steps.make_gradients(config, tiny.encode, mesh, frozen=True)
+    pictures = jnp.asarray(tiny.pictures(24))
+    _, _, metrics = jax.jit(gradients)(state, params, pictures, jax.random.key(0))
+
+    face_key, target_key, _ = jax.random.split(jax.random.key(0), 3)
+    faces, twins = steps.learned_faces(pictures, key=face_key, config=config)
+    own, theirs = (tiny.encode(params, identity_crop(x)) for x in (faces, twins))
+    targets, same, twin = steps.draw_targets(
+        own, theirs, key=target_key, mixture=config.mixture, population=zeros(512)
+    )
+    assert same.any() and twin.any() and not (same + twin).all()
+    region = face_region(64)
+    drawn = faces * (1 - region) + 0.25 * region
+    truth = np.where(twin[:, None, None, None] > 0, twins, faces)
+    known, error = np.asarray(same + twin), np.asarray(drawn) - truth
+    expected = {
+        "reconstruction": (0.5 * known * (error**2).mean((1, 2, 3))).mean(),
+        "texture": (known * np.abs(error).mean((1, 2, 3))).mean(),
+        "attributes": 0.5 * ((drawn - faces) ** 2).mean(),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+    found = tiny.encode(params, identity_crop(soften(drawn, _amount(config))))
+    np.testing.assert_allclose(
+        metrics["cosine_twin"], (found * targets)[twin > 0].sum(1).mean(), rtol=1e-3, atol=1e-5
+    )
+
+
+def _small_state(config):
+    """Return a state of `_Net` and `_Judge`."""
+    params, judge = {"grey": jnp.float32(0.25)}, {"slope": jnp.float32(1.0)}
+    transform = states.optimizer(config)
+    return states.TrainState(
+        step=jnp.zeros((), jnp.int32), params=params, batch_stats={},
+        average={"params": params, "batch_stats": {}}, population=zeros(512), discriminator=judge,
+        optimizer=transform.init(params), discriminator_optimizer=transform.init(judge),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def small_step(monkeypatch):
+    """Return `run(*overrides, encode=...)`: the state after a step of `_Net`, and metrics."""
+    monkeypatch.setattr(steps, "AEINet", lambda *_, **__: _Net())
+    monkeypatch.setattr(steps, "discriminator_network", lambda _: _Judge())
+    mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,), devices=jax.devices()[:1])
+
+    def run(*overrides, encode=tiny.encode):
+        config = tiny.training_config("batch_size=24", *overrides)
+        step = make_step(config, encode, mesh, frozen=True)
+        pictures = jnp.asarray(tiny.pictures(24))
+        state, params = _small_state(config), tiny.encoder_params()
+        return jax.jit(step)(state, params, pictures, jax.random.key(0))
+
+    return run
+
+
+_JUDGED = {
+    "adversarial", "texture", "discriminator", "discriminator_accuracy",
+}  # fmt: skip
+
+
+def test_without_an_adversarial_weight_nothing_is_judged(small_step, monkeypatch):
+    state, metrics = small_step()
+    assert metrics.keys() >= _JUDGED
+    assert float(state.discriminator["slope"]) != 1.0
+    monkeypatch.setattr(steps, "discriminator_network", lambda _: None)  # nothing to apply
+    state, metrics = small_step("loss.adversarial=0")
+    assert not metrics.keys() & _JUDGED
+    assert float(state.discriminator["slope"]) == 1.0 and float(state.params["grey"]) != 0.25
+    loss = tiny.training_config().loss
+    terms = ("identity", "leak", "attributes", "reconstruction", "colour")
+    total = sum(loss[name] * float(metrics[name]) for name in terms)
+    np.testing.assert_allclose(metrics["total"], total, rtol=1e-5)
+
+
+def test_without_a_texture_weight_the_truth_is_not_judged(small_step, monkeypatch):
+    calls, apply = [], _Judge.apply
+    monkeypatch.setattr(_Judge, "apply", lambda *args: (calls.append(1), apply(*args))[1])
+    _, metrics = small_step("loss.texture=0")
+    assert metrics.keys() & _JUDGED == _JUDGED - {"texture"} and len(calls) == 3
+    _, metrics = small_step()
+    assert metrics.keys() >= _JUDGED and len(calls) == 3 + 4
+
+
+def test_without_an_attribute_weight_the_drawn_face_is_not_encoded(small_step, monkeypatch):
+    calls, apply = [], _Net.apply
+    monkeypatch.setattr(
+        _Net, "apply", lambda *args, **how: (calls.append(how["method"]), apply(*args, **how))[1]
+    )
+    _, metrics = small_step("loss.attributes=0")
+    assert "attributes" not in metrics and calls.count("attributes") == 1
+    _, metrics = small_step()
+    assert "attributes" in metrics and calls.count("attributes") == 3
+
+
+@jax.custom_vjp
+def _no_gradient(x):
+    return x
+
+
+def _forward(x):
+    raise RuntimeError("a gradient is taken through the encoder")
+
+
+_no_gradient.defvjp(_forward, lambda *_: None)
+
+
+def test_without_identity_terms_the_encoder_has_no_backward_pass(small_step):
+    def encode(params, crops):
+        return tiny.encode(params, _no_gradient(crops))
+
+    with pytest.raises(RuntimeError, match="through the encoder"):
+        small_step(encode=encode)
+    # Their values are still told.
+    _, metrics = small_step("loss.identity=0", "loss.leak=0", encode=encode)
+    assert float(metrics["identity"]) > 0 and float(metrics["cosine_target"]) != 0
+
+
+def _amount(config):
+    *_, soften_key = jax.random.split(jax.random.key(0), 3)
+    return config.softening * jax.random.uniform(soften_key, (24,))
 
 
 def test_losses_on_one_device_and_on_eight_that_share_the_state_agree(step, once, eight):
     """Apart by 4e-7 after one step; by 7e-5 after two.
 
-    Adam without momentum first moves every parameter by the learning rate, so a gradient that
+    Adam first moves every parameter by the learning rate, so a gradient that
     rounds to the other side of zero moves the other way.
     """
     run = _runnable(*eight)
     before, state, one_first = once
-    eight_state, eight_first = run(before, tiny.faces(8), jax.random.key(0))
-    _, one_second = step(state, tiny.faces(8, seed=1), jax.random.key(1))
-    _, eight_second = run(eight_state, tiny.faces(8, seed=1), jax.random.key(1))
+    eight_state, eight_first = run(before, tiny.pictures(8), jax.random.key(0))
+    _, one_second = step(state, tiny.pictures(8, seed=1), jax.random.key(1))
+    _, eight_second = run(eight_state, tiny.pictures(8, seed=1), jax.random.key(1))
     for name in _LOSSES:
         np.testing.assert_allclose(eight_first[name], one_first[name], rtol=1e-6, err_msg=name)
         np.testing.assert_allclose(eight_second[name], one_second[name], rtol=3e-4, err_msg=name)
@@ -233,7 +400,7 @@ def test_half_precision_split_rematerialised_and_in_parts_makes_the_same_step():
     for devices, overrides in ((1, ["batch_size=16"]), (8, _EVERYTHING)):
         lowered, shardings = _lowered(tiny.training_config(*overrides), devices, frozen=True)
         run = _runnable(lowered.compile(), shardings)
-        after[devices], metrics[devices] = run(before, tiny.faces(16), key)
+        after[devices], metrics[devices] = run(before, tiny.pictures(16), key)
     assert jax.tree.map(lambda x: x.sharding, after[8]) == shardings[0]
     for name in _LOSSES:
         np.testing.assert_allclose(metrics[8][name], metrics[1][name], rtol=0.02, err_msg=name)

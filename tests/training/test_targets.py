@@ -5,8 +5,12 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from identitydp_jax.models.population import measure, transport, zeros
 from identitydp_jax.privacy.setting import PrivacySetting
-from identitydp_jax.training.step import draw_targets, face_region, soften
+from identitydp_jax.training.noise import add_laplace
+from identitydp_jax.training.step import draw_targets, soften
+
+NOWHERE = zeros(512)  # moves nothing
 
 
 def _unit(count, seed=0):
@@ -15,41 +19,99 @@ def _unit(count, seed=0):
 
 
 def _mixture(**values):
-    shares = {"same": 0.2, "other": 0.3, "noised": 0.25, "epsilon": (4000.0, 10000.0)}
-    return ml_collections.ConfigDict({**shares, **values})
+    shares = {"same": 0.15, "twin": 0.2, "other": 0.3, "noised": 0.25}
+    return ml_collections.ConfigDict({**shares, "epsilon": (4000.0, 10000.0), **values})
 
 
-def _drawn(own, seed, mixture):
-    targets, same = jax.jit(lambda x, k: draw_targets(x, key=k, mixture=mixture))(
-        own, jax.random.key(seed)
+def _only(name, **values):
+    none = dict.fromkeys(("same", "twin", "other", "noised"), 0.0)
+    return _mixture(**{**none, name: 1.0, **values})
+
+
+def _drawn(own, seed, mixture, twins=None, population=NOWHERE):
+    twins = _unit(len(own), seed=99) if twins is None else twins
+    draw = jax.jit(
+        lambda own, twins, population, key: draw_targets(
+            own, twins, key=key, mixture=mixture, population=population
+        )
     )
-    return np.asarray(targets), np.asarray(same)
+    return [np.asarray(x) for x in draw(own, twins, population, jax.random.key(seed))]
+
+
+def _people(count=600, seed=7):
+    """Unit rows that vary along 16 axes around a mean far from 0."""
+    rng = np.random.default_rng(seed)
+    axes, _ = np.linalg.qr(np.random.default_rng(8).normal(size=(512, 17)))
+    rows = axes[:, 0] + 0.3 * rng.normal(size=(count, 16)) @ axes[:, 1:].T
+    return jnp.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), jnp.float32)
 
 
 def test_targets_have_the_shares_of_the_mixture():
-    own = _unit(4000)
-    targets, same = _drawn(own, 1, _mixture())
+    own, twins = _unit(4000), _unit(4000, seed=1)
+    targets, same, twin = _drawn(own, 1, _mixture(), twins)
     np.testing.assert_allclose(np.linalg.norm(targets, axis=1), 1, rtol=1e-5)
     kept = np.all(targets == own, axis=1)
     np.testing.assert_array_equal(kept, same == 1)
+    theirs = np.all(targets == twins, axis=1)
+    np.testing.assert_array_equal(theirs, twin == 1)
+    assert {*same, *twin} == {0, 1}
     other = np.all(targets == np.roll(own, 1, axis=0), axis=1)
     cosine = (targets * np.asarray(own)).sum(1)
     noised = ~kept & (cosine > 0.8)
-    random = ~kept & ~other & ~noised
+    random = ~kept & ~theirs & ~other & ~noised
     assert np.abs(cosine[random]).max() < 0.25
-    for found, share in ((kept, 0.2), (other, 0.3), (noised, 0.25), (random, 0.25)):
+    shares = (kept, 0.15), (theirs, 0.2), (other, 0.3), (noised, 0.25), (random, 0.1)
+    for found, share in shares:
         assert abs(found.mean() - share) < 5 * np.sqrt(share * (1 - share) / 4000)
+
+
+def test_twins_that_are_not_asked_for_are_not_read():
+    own = _unit(50)
+    found = _drawn(own, 1, _mixture(twin=0.0), jnp.full_like(own, jnp.nan))
+    assert all(np.isfinite(x).all() for x in found)
+    assert found[2].max() == 0
+    assert np.isnan(_drawn(own, 1, _only("twin"), jnp.full_like(own, jnp.nan))[0]).all()
+
+
+def test_noised_and_random_identities_are_brought_to_the_population():
+    own, population = _people(), measure(_people(seed=9))
+    mean = np.asarray(own).mean(0)
+    low = {"epsilon": (60.0, 60.0)}
+    for mixture in (_only("noised", **low), _only("same", same=0.0)):
+        before, after = (
+            _drawn(own, 2, mixture, population=where)[0] for where in (NOWHERE, population)
+        )
+        assert np.linalg.norm(before.mean(0)) < 0.5
+        np.testing.assert_allclose(after.mean(0), mean, atol=0.02)
+        np.testing.assert_allclose(np.trace(np.cov(after.T)), np.trace(np.cov(own.T)), rtol=0.1)
+        assert np.trace(np.cov(before.T)) > 1.5 * np.trace(np.cov(own.T))
+    # Identities of people are taken as they are.
+    for name, expected in (("same", own), ("other", np.roll(own, 1, axis=0)), ("twin", own[::-1])):
+        found, *_ = _drawn(own, 2, _only(name), own[::-1], population)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_noise_tells_the_cosine_that_it_leaves():
+    own, epsilon = _unit(400), jnp.repeat(jnp.float32([30.0, 100.0, 800.0, 5000.0]), 100)
+    noised, cosine = add_laplace(own, key=jax.random.key(0), epsilon=epsilon)
+    found = (noised * own).sum(1).reshape(4, 100).mean(1)
+    np.testing.assert_allclose(found, cosine.reshape(4, 100)[:, 0], atol=0.015)
+    for value, budget in zip(cosine[::100], epsilon[::100], strict=True):
+        expected = PrivacySetting(epsilon=float(budget)).expected_cosine
+        np.testing.assert_allclose(value, expected, rtol=1e-3)
+    moved = transport(NOWHERE, noised, cosine=cosine)
+    np.testing.assert_allclose(moved, noised, atol=1e-6)
 
 
 def test_noise_is_that_of_the_certified_budget():
     own = _unit(500)
-    noised, _ = _drawn(own, 2, _mixture(same=0.0, other=0.0, noised=1.0, epsilon=(800.0, 800.0)))
+    noised, *_ = _drawn(own, 2, _only("noised", epsilon=(800.0, 800.0)))
     expected = PrivacySetting(epsilon=800).expected_cosine
     np.testing.assert_allclose((noised * np.asarray(own)).sum(1).mean(), expected, atol=0.01)
 
 
 def test_budgets_are_log_uniform():
-    mixture = _mixture(same=0.0, other=0.0, noised=1.0, epsilon=(100.0, 10000.0))
+    mixture = _only("noised", epsilon=(100.0, 10000.0))
     own = _unit(2000)
     cosine = (_drawn(own, 3, mixture)[0] * np.asarray(own)).sum(1)
     # The median budget is the geometric mean, 1000.
@@ -58,30 +120,19 @@ def test_budgets_are_log_uniform():
 
 
 def test_target_of_a_face_does_not_depend_on_the_size_of_the_batch():
-    own = _unit(8)
-    whole, whole_same = _drawn(own, 4, _mixture(other=0.0))
-    part, part_same = _drawn(own[:4], 4, _mixture(other=0.0))
-    np.testing.assert_array_equal(whole_same[:4], part_same)
-    np.testing.assert_allclose(whole[:4], part, atol=1e-6)
+    own, twins = _unit(8), _unit(8, seed=1)
+    whole = _drawn(own, 4, _mixture(other=0.0), twins)
+    part = _drawn(own[:4], 4, _mixture(other=0.0), twins[:4])
+    for a, b in zip(whole, part, strict=True):
+        np.testing.assert_allclose(a[:4], b, atol=1e-6)
 
 
 def test_other_keys_draw_other_targets():
     own = _unit(8)
-    mixture = _mixture(same=0.0, other=0.0, noised=0.0)
+    mixture = _only("noised", noised=0.0)
     one, other = (_drawn(own, seed, mixture)[0] for seed in (5, 6))
     assert np.abs((one * other).sum(1)).max() < 0.25
     assert np.abs(one @ one.T - np.eye(8)).max() < 0.25
-
-
-def test_face_region_holds_the_face_and_not_the_corners():
-    region = np.asarray(face_region(256))[..., 0]
-    assert region.min() == 0
-    assert region.max() == 1
-    for x, y in ((96, 121), (161, 121), (128, 158), (100, 186), (156, 186)):
-        assert region[y, x] == 1
-    assert region[:20].max() == region[:, :20].max() == region[:, -20:].max() == 0
-    blocks = region.reshape(64, 4, 64, 4).mean((1, 3))
-    np.testing.assert_allclose(face_region(64)[..., 0], blocks, atol=0.05)
 
 
 def test_soften_takes_detail_and_no_light():

@@ -34,7 +34,7 @@ def counted():
         step = make_step(*args, **options)
 
         def traced(*args):
-            assert args[2].shape == (8, 64, 64, 3)
+            assert args[2].shape == (8, 64, 128, 3)
             jaxprs.append(jax.make_jaxpr(step)(*args).jaxpr)
             return step(*args)
 

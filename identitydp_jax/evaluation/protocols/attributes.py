@@ -55,7 +55,7 @@ def run(bench: Bench) -> Report:
             metric(maps[probes]), metric(maps[gallery]), *names
         ),
     }
-    setting = PrivacySetting("random")
+    setting = PrivacySetting("random", dimension=method.model.dimension)
     drawn = bench.candidate(IdentityDP(method.model, setting))
     for verifier in verifiers:
         before = bench.measure(bench.original, [verifier])[verifier.name]

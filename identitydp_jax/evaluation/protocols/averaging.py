@@ -85,7 +85,7 @@ def _codes(bench: Bench, method: IdentityDP, shown, known, rows, lines):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _add_codes(mechanism, r, keys, arrays, total, start, stop):
-    """Add the noised embeddings of releases `start` to `stop` of embeddings r (N, 512)."""
+    """Add the noised embeddings of releases `start` to `stop` of embeddings r (N, D)."""
 
     def add(number, total):
         each = jax.vmap(jax.random.fold_in, (0, None))(keys, number)

@@ -42,7 +42,7 @@ def run(bench: Bench) -> Report:
     lines = {}
     for name in MECHANISMS:
         for epsilon in EPSILONS if name != "random" else (0.0,):
-            setting = PrivacySetting(name, epsilon)
+            setting = PrivacySetting(name, epsilon, dimension=method.model.dimension)
             here = IdentityDP(method.model, setting)
             keys = candidates.release_keys(here, faces[shown], bench.seed, 0)
             codes = release_faces(here.model, faces[shown], keys=keys, setting=setting)

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from identitydp_jax.anonymize.faces import embed_faces, release_faces
+from identitydp_jax.anonymize.faces import embed_faces, release_faces, target_identities
 from identitydp_jax.anonymize.methods import IdentityDP, fit
 from identitydp_jax.checks import UserError
 from identitydp_jax.evaluation import candidates
@@ -19,7 +19,10 @@ _RELEASES = 4
 
 _COSINES = {
     "cos(r, r~)": "noised embedding and the original's",
-    "cos(r~, r(X^))": "embedding of the drawn face and the noised one: does the face obey?",
+    "cos(r, t)": "the identity that the generator is asked for (`models.population`) and the"
+    " original's",
+    "cos(t, r(X^))": "embedding of the drawn face and the one asked for: does the face obey?",
+    "cos(r~, r(X^))": "embedding of the drawn face and the noised one",
     "cos(r, r(X^))": "embedding of the drawn face and the original's",
 }
 _NOTES = (
@@ -100,8 +103,9 @@ def _measure(bench: Bench, method: IdentityDP, wanted, release: int) -> dict[str
         r = embed_faces(method.model, small(faces))
         codes = release_faces(method.model, small(faces), keys=keys, setting=method.setting)
         noised = np.asarray(decode(codes))
+        asked = target_identities(method.model, codes, setting=method.setting)
         seen = embed_faces(method.model, small(drawn))
-        pairs = ((r, noised), (noised, seen), (r, seen))
+        pairs = ((r, noised), (r, asked), (asked, seen), (noised, seen), (r, seen))
         return np.stack([(a * b).sum(axis=1) for a, b in pairs], axis=1)
 
     weights = {"model": method.model.sha256}

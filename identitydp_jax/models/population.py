@@ -1,0 +1,54 @@
+"""What the identity embeddings of people are like, and noised ones brought to look alike.
+
+The embeddings of faces fill a small part of the unit sphere, noised ones all of it: a generator
+asked for such an identity can't draw it as a face. `transport` moves them to where faces are. It
+reads the noised embedding and public numbers alone, so it is post-processing: whatever privacy the
+noised embedding has, the result has too.
+"""
+
+import jax.numpy as jnp
+
+
+def zeros(dimension: int) -> dict:
+    """Return what `measure` does for embeddings of this length, all zero, as jax arrays."""
+    axes = {"mean": 1, "basis": 2, "deviation": 1}
+    return {name: jnp.zeros((dimension,) * count, jnp.float32) for name, count in axes.items()}
+
+
+def measure(embeddings) -> dict:
+    """Return mean and principal axes of embeddings (N, D) of many people, N at least 2.
+
+    Returns:
+      float32 `mean` (D,), `basis` (D, D), one axis per column, orthonormal, and `deviation` (D,),
+      the standard deviation along each.
+    """
+    mean = embeddings.mean(0)
+    centred = embeddings - mean
+    covariance = jnp.matmul(centred.T, centred, precision="highest") / len(embeddings)
+    variance, basis = jnp.linalg.eigh(covariance)
+    return {"mean": mean, "basis": basis, "deviation": jnp.sqrt(jnp.maximum(variance, 0.0))}
+
+
+def transport(population, noised, *, cosine):
+    """Move noised identities to where the identities of people are.
+
+    If identities r have mean m and covariance C = V diag(d^2) V^T, and c r + sqrt(1 - c^2) u is
+    noised with u of mean 0 and covariance I / D, this is the optimal transport between Gaussians of
+    the moments of both: x -> m + V diag(g) V^T (x - c m), g^2 = d^2 / (c^2 d^2 + (1 - c^2) / D),
+    and then onto the unit sphere. Without noise, c = 1, nothing moves.
+
+    Args:
+      population: of `measure`.
+      noised: float32 (N, D), unit rows.
+      cosine: float32 () or (N,), the mechanism's expected cosine c between r and what is noised.
+
+    Returns:
+      float32 (N, D), unit rows.
+    """
+    mean, basis, variance = population["mean"], population["basis"], population["deviation"] ** 2
+    c = jnp.reshape(jnp.asarray(cosine, jnp.float32), (-1, 1))
+    noise = jnp.maximum(1.0 - c * c, 0.0) / mean.shape[0]
+    tiny = jnp.float32(1e-12)  # where neither faces nor noise vary, nothing moves
+    gain = jnp.sqrt((variance + tiny) / (c * c * variance + noise + tiny))
+    moved = noised + (1.0 - c) * mean + ((gain - 1.0) * ((noised - c * mean) @ basis)) @ basis.T
+    return moved / jnp.linalg.norm(moved, axis=-1, keepdims=True)
