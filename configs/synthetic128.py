@@ -4,9 +4,9 @@
         --export synthetic128.safetensors
 
 Cost: 80,000 faces of the coarse network at 17 a second on two idle CPU cores, then 16,000 of the
-whole one at 8 to 9, while they had other work. The shipped file came from nearly these settings; its
-model card (identitydp_jax/models/shipped/synthetic128.md) lists the stages and the result. This
-file, run as it is from step 0 to its end, has not been measured.
+whole one at 8 to 9, while they had other work. The shipped file came from nearly these settings;
+its model card (identitydp_jax/models/shipped/synthetic128.md) lists the stages and the result.
+This file, run as it is from step 0 to its end, has not been measured.
 """
 
 import ml_collections
