@@ -211,13 +211,12 @@ class Generator(nn.Module):
         block = nn.remat(AADBlock, static_argnums=(4,)) if self.remat else AADBlock
         for i, (features, attribute) in enumerate(zip(widths, attributes, strict=True)):
             h = block(config, features, name=f"block{i}")(h, attribute, identity, train)
-            if h.shape[1] == config.coarse < config.resolution:
+            if config.has_coarse and h.shape[1] == config.coarse:
                 coarse = Conv(3, name="coarse")(h)
             if i + 1 < config.blocks:
                 h = double(h)
         if config.has_coarse:
-            while coarse.shape[1] < config.resolution:
-                coarse = double(coarse)
+            coarse = _enlarged(coarse, config.resolution)
             # From nothing, so that the coarse face that was learned first isn't lost.
             if config.finer:
                 gain = self.param("gain", nn.initializers.zeros, (3,))
@@ -263,7 +262,10 @@ def _coarse(faces, factor: int):
     """Reduce faces (N, R, R, 3) by area, `factor` a power of two, and enlarge them bilinearly."""
     n, side, _, channels = faces.shape
     blocks = (n, side // factor, factor, side // factor, factor, channels)
-    faces = faces.reshape(blocks).mean((2, 4))
+    return _enlarged(faces.reshape(blocks).mean((2, 4)), side)
+
+
+def _enlarged(faces, side: int):
     while faces.shape[1] < side:
         faces = double(faces)
     return faces
