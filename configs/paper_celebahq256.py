@@ -63,6 +63,8 @@ def get_config():
             "texture": 0.0,
             "leak": 0.0,
             "colour": 0.0,
+            "detail": 0.0,
+            "landmarks": 0.0,
         }
     )
     config.learning_rate = 4e-4

@@ -52,6 +52,8 @@ def get_config():
             "texture": 10.0,
             "leak": 2.0,
             "colour": 50.0,
+            "detail": 0.0,
+            "landmarks": 0.0,
         }
     )
     config.learning_rate = 4e-4

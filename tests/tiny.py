@@ -89,6 +89,6 @@ def training_config(*overrides: str, name: str = "synthetic128"):
         "network.resolution=64", "network.width=0.03125", "discriminator.width=0.03125",
         "discriminator.layers=1", "batch_size=8", "steps=6", "log_every=1", "checkpoint_every=3",
         "held_out=3", "population=8", "network.coarse=16", "coarse_steps=0",
-        "loss.attributes=2.0",
+        "loss.attributes=2.0", "loss.landmarks=0",
     )  # fmt: skip
     return read_config(path, (*small, *overrides))

@@ -18,7 +18,13 @@ from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float
 from identitydp_jax.training import state as states
 from identitydp_jax.training.noise import draw_identities
-from identitydp_jax.training.step import learned_faces, make_gradients, make_step, split_twins
+from identitydp_jax.training.step import (
+    draw_rows,
+    learned_faces,
+    make_gradients,
+    make_step,
+    split_twins,
+)
 from identitydp_jax.training.utilization import program_flops
 
 NOTES = (
@@ -128,10 +134,11 @@ def _programs(config, encode, mesh) -> dict:
         return learned_faces(pictures, key=key, config=config)
 
     def embedded(state, encoder_params, pictures, key):
-        pair = augmented(state, encoder_params, pictures, key)
+        faces, twins = augmented(state, encoder_params, pictures, key)
+        rows = draw_rows(len(faces), key=key, mixture=config.mixture)
+        truth = jnp.where(rows.twin[:, None, None, None], twins, faces)
         params = jax.tree.map(lambda x: x.astype(dtype), encoder_params)
-        faces = pair if config.mixture.twin else pair[:1]
-        return [encode(params, identity_crop(x).astype(dtype)) for x in faces]
+        return encode(params, identity_crop(truth).astype(dtype))
 
     def forward(state, encoder_params, pictures, key):
         faces = split_twins(pictures)[:, 0]

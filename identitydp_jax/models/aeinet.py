@@ -14,7 +14,14 @@ import jax.numpy as jnp
 
 from identitydp_jax.checks import UserError, one_of, positive
 from identitydp_jax.models.face_region import blend, features_region
-from identitydp_jax.models.layers import Conv, at_least_float32, double, normalise
+from identitydp_jax.models.layers import (
+    Conv,
+    at_least_float32,
+    coarsen,
+    double,
+    enlarge,
+    normalise,
+)
 
 STATISTICS_MOMENTUM = 0.98  # of the running batch-norm statistics, per training step
 _DIMENSION = 512
@@ -216,7 +223,7 @@ class Generator(nn.Module):
             if i + 1 < config.blocks:
                 h = double(h)
         if config.has_coarse:
-            coarse = _enlarged(coarse, config.resolution)
+            coarse = enlarge(coarse, config.resolution)
             # From nothing, so that the coarse face that was learned first isn't lost.
             if config.finer:
                 gain = self.param("gain", nn.initializers.zeros, (3,))
@@ -245,7 +252,7 @@ class AEINet(nn.Module):
         """Attribute maps of faces (N, R, R, 3) in [-1, 1]."""
         side = self.config.resolution
         if self.config.attribute_resolution < side:
-            coarse = _coarse(faces, side // self.config.attribute_resolution)
+            coarse = coarsen(faces, self.config.attribute_resolution)
             faces = blend(faces, coarse, features_region(side))
         return self.encoder(faces, train=train)
 
@@ -256,19 +263,6 @@ class AEINet(nn.Module):
     def __call__(self, faces, identity, *, train: bool = False):
         """Draw the faces again with another identity."""
         return self.draw(identity, self.attributes(faces, train=train), train=train)
-
-
-def _coarse(faces, factor: int):
-    """Reduce faces (N, R, R, 3) by area, `factor` a power of two, and enlarge them bilinearly."""
-    n, side, _, channels = faces.shape
-    blocks = (n, side // factor, factor, side // factor, factor, channels)
-    return _enlarged(faces.reshape(blocks).mean((2, 4)), side)
-
-
-def _enlarged(faces, side: int):
-    while faces.shape[1] < side:
-        faces = double(faces)
-    return faces
 
 
 def variable_shapes(config: AEIConfig):

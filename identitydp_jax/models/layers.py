@@ -148,6 +148,20 @@ def _double_axis(x, axis: int):
     return jnp.stack([even, odd], axis=axis + 1).reshape(shape)
 
 
+def enlarge(x, side: int):
+    """Enlarge x (N, H, H, C) bilinearly to (N, side, side, C), `side` H times a power of two."""
+    while x.shape[1] < side:
+        x = double(x)
+    return x
+
+
+def coarsen(x, side: int):
+    """Reduce x (N, H, H, C) by area to `side`, H by a power of two, and enlarge it to its size."""
+    n, full, _, channels = x.shape
+    blocks = x.reshape(n, side, full // side, side, full // side, channels)
+    return enlarge(blocks.mean((2, 4)), full)
+
+
 def average_pool(x):
     """Halve x (N, H, W, C) by 3x3 means with stride 2 and padding 1, padding not counted."""
     pads = [(1, 1), (1, 1)]

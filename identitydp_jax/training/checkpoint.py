@@ -112,7 +112,8 @@ class Checkpoints:
         except (OSError, ValueError) as error:  # tensorstore raises the latter on a full disk
             if not _is_about_files(error):
                 raise
-            reason = str(error).rpartition(": ")[2].partition(" [")[0]
+            reason = getattr(error, "strerror", None)
+            reason = reason or str(error).rpartition(": ")[2].partition(" [")[0]
             raise UserError(
                 f"{self._folder}: a checkpoint cannot be written ({reason}): stopped; the ones "
                 "before it are sound, make room and run the same command to continue"

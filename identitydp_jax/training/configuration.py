@@ -14,7 +14,8 @@ _YES_OR_NO = ("augmentation", "fsdp", "remat")
 _COMPUTE = ("float32", "bfloat16")
 _SHARES = ("mixture.same", "mixture.twin", "mixture.other", "mixture.noised")
 _WEIGHTS = ("loss.adversarial", "loss.identity", "loss.attributes", "loss.reconstruction",
-            "loss.texture", "loss.leak", "loss.colour")  # fmt: skip
+            "loss.texture", "loss.leak", "loss.colour", "loss.detail",
+            "loss.landmarks")  # fmt: skip
 _SEED_LIMIT = 2**32  # `jax.random.key` drops higher bits: two seeds would give the same run
 
 

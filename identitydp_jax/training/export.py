@@ -104,6 +104,8 @@ def _data(config) -> str:
 
 def _ingredients(config) -> str:
     used = {config.encoder: "frozen in the losses and needed to use the model"}
+    if config.loss.landmarks:
+        used["landmarks68"] = "frozen in the losses"
     if config.data == "synthetic":
         used[_FACES] = "drew the faces"
     return "\n".join(f"- {_licence(name)}; {use}" for name, use in used.items())

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from identitydp_jax.models import landmark_net
 from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.face_region import blend, face_region, features_region
 from identitydp_jax.models.identity_crop import identity_crop
@@ -15,6 +16,7 @@ from identitydp_jax.training.step import split_twins
 
 BUDGETS = (10, 100, 1000)  # epsilon under `certified-l2`; at 10 next to nothing is left of a face
 TARGETS = ("own", "twin", "other", *(f"epsilon_{epsilon}" for epsilon in BUDGETS), "random")
+_TERMS = ("identity", "leak", "attributes", "colour", "detail", "landmarks")  # means over targets
 _SHOWN = 8
 _KEY = 0  # the same noise at every step, so that steps compare
 
@@ -33,9 +35,10 @@ def make_evaluation(config, encode):
     The function takes `TrainState.variables`, the encoder's parameters and uint8 pictures
     (N, R, K R, 3). It returns
 
-    * `values`, float32 scalars: the terms `identity`, `leak`, `attributes` and `colour`, means over
-      faces and targets; `reconstruction` and `cosine_own` of faces that keep their own identity,
-      `reconstruction_twin` of those that take their twin's; for every other target T
+    * `values`, float32 scalars: the terms `identity`, `leak`, `attributes`, `colour`, `detail` and,
+      with a weight, `landmarks`, means over faces and targets; `reconstruction` and `cosine_own` of
+      faces that keep their own identity, `reconstruction_twin` of those that take their twin's; for
+      every other target T
       `cosine_target_T`, cos(r_id(X^), r~_id), and `cosine_original_T`, cos(r_id(X^), r_id(X)); and
       `loss`, the sum of these terms by the weights of `config.loss`. L_adv and the texture are not
       in it: the discriminator that they are measured by changes;
@@ -45,6 +48,7 @@ def make_evaluation(config, encode):
     net, weights = AEINet(states.network_config(config)), config.loss
     side = config.network.resolution
     region = face_region(side)
+    landmarks = landmark_net.load() if weights.landmarks else None
 
     def evaluate(variables, encoder_params, pictures):
         pairs = to_float(split_twins(pictures))
@@ -62,12 +66,16 @@ def make_evaluation(config, encode):
                 "leak": losses.leak(embedding, own, target),
                 "attributes": losses.attributes(again, maps, weights.reduction),
                 "colour": losses.colour(drawn, x),
+                "detail": losses.detail(drawn, truth),
                 "reconstruction": losses.reconstruction(
                     drawn, truth, jnp.ones((len(x), 1, 1, 1)), weights.reduction
                 ),
                 "cosine_target": losses.cosine(embedding, target).mean(),
                 "cosine_original": losses.cosine(embedding, own).mean(),
             }
+            if weights.landmarks:
+                found, wanted = (landmark_net.find(landmarks, faces) for faces in (drawn, x))
+                values["landmarks"] = losses.landmarks(found, wanted)
             return values, to_uint8(drawn[:_SHOWN])
 
         targets = _targets(own, theirs, variables["population"])
@@ -96,7 +104,7 @@ def _targets(own, theirs, population):
 
 def _summary(each, weights):
     """Return the values that `make_evaluation` describes, from those (targets,) of every target."""
-    values = {name: each[name].mean() for name in ("identity", "leak", "attributes", "colour")}
+    values = {name: each[name].mean() for name in _TERMS if name in each}
     values["reconstruction"] = each["reconstruction"][0]
     loss = sum(weights[name] * value for name, value in values.items())
     values["reconstruction_twin"] = each["reconstruction"][1]

@@ -9,7 +9,7 @@ from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float
 from identitydp_jax.models.population import measure
 from identitydp_jax.training.state import network_config
-from identitydp_jax.training.step import draw_targets, learned_faces, split_twins
+from identitydp_jax.training.step import draw_rows, draw_targets, learned_faces, split_twins
 
 
 def measure_identities(batches, encode, encoder_params, mesh):
@@ -66,11 +66,13 @@ def _make_statistics(config, encode, mesh):
     def statistics(variables, population, encoder_params, pictures, key):
         # As in the step: no convolution shall be split by how its kernel lies.
         variables = jax.lax.with_sharding_constraint(variables, sharding.replicated(mesh))
-        face_key, target_key = jax.random.split(key)
+        face_key, row_key, target_key = jax.random.split(key, 3)
         x, twins = learned_faces(pictures, key=face_key, config=config)
-        own, theirs = (encode(encoder_params, identity_crop(faces)) for faces in (x, twins))
-        targets, *_ = draw_targets(
-            own, theirs, key=target_key, mixture=config.mixture, population=population
+        rows = draw_rows(len(x), key=row_key, mixture=config.mixture)
+        truth = jnp.where(rows.twin[:, None, None, None], twins, x)
+        own = encode(encoder_params, identity_crop(truth))
+        targets = draw_targets(
+            own, rows, key=target_key, mixture=config.mixture, population=population
         )
         zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
         state = {"params": variables["params"], "batch_stats": zeros}

@@ -1,15 +1,19 @@
 """One step of the adversarial game, as one pure function of state, batch and key."""
 
+import itertools
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from identitydp_jax import sharding
 from identitydp_jax.data.augmentation import augment
+from identitydp_jax.models import landmark_net
 from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.face_region import blend, face_region, features_region
 from identitydp_jax.models.identity_crop import identity_crop
-from identitydp_jax.models.layers import at_least_float32, double, wide
+from identitydp_jax.models.layers import at_least_float32, coarsen, wide
 from identitydp_jax.models.pixels import to_float
 from identitydp_jax.models.population import transport
 from identitydp_jax.training import losses
@@ -23,39 +27,50 @@ from identitydp_jax.training.state import (
 )
 
 
-def draw_targets(own, twins, *, key, mixture, population):
-    """Choose the identity that each face shall get.
+class Rows(NamedTuple):
+    """Which identity each face of a batch shall get, bool (N,): one is true, or none for a random.
+
+    Its own, its twin's, that of the next face, or its own after Laplace noise.
+    """
+
+    same: jax.Array
+    twin: jax.Array
+    other: jax.Array
+    noised: jax.Array
+
+    @property
+    def known(self):
+        """Where it is known what the face shall look like."""
+        return self.same | self.twin
+
+
+def draw_rows(count: int, *, key, mixture) -> Rows:
+    """Draw `Rows` of `count` faces by the shares of `mixture` of the same names."""
+    u = jax.random.uniform(key, (count,))
+    edges = itertools.accumulate((mixture[name] for name in Rows._fields), initial=0.0)
+    return Rows(*((low <= u) & (u < high) for low, high in itertools.pairwise(edges)))
+
+
+def draw_targets(own, rows: Rows, *, key, mixture, population):
+    """Choose the identity that each face shall get: (N, D), of unit norm.
 
     Args:
-      own: (N, D) unit embeddings of the faces.
-      twins: (N, D), of their twins; not read where `mixture.twin` is 0.
+      own: (N, D) unit embeddings of the faces, of their twins where `rows.twin` is true.
+      rows: of `draw_rows`.
       key: typed key of this step.
-      mixture: shares `same`, `twin`, `other`, `noised` of faces that keep their own identity, take
-        that of their twin or of the next face, or their own after Laplace noise; the rest takes a
-        random one. `epsilon` bounds the log-uniform certified budget of `noised`.
+      mixture: `epsilon` bounds the log-uniform certified budget of `rows.noised`.
       population: of `models.population.measure`; noised and random identities go through
         `transport`.
-
-    Returns:
-      Targets (N, D) of unit norm, and two float32 (N,): 1 where the target is the own identity,
-      and where it is the twin's.
     """
-    count = own.shape[0]
-    choice_key, epsilon_key, noise_key, random_key = jax.random.split(key, 4)
+    epsilon_key, noise_key, random_key = jax.random.split(key, 3)
     low, high = (jnp.log(jnp.float32(e)) for e in mixture.epsilon)
-    epsilon = jnp.exp(jax.random.uniform(epsilon_key, (count,), minval=low, maxval=high))
+    epsilon = jnp.exp(jax.random.uniform(epsilon_key, own.shape[:1], minval=low, maxval=high))
     noised, cosine = add_laplace(own, key=noise_key, epsilon=epsilon)
     noised = transport(population, noised, cosine=cosine)
     random = transport(population, draw_identities(own.shape, key=random_key), cosine=0.0)
-    u = jax.random.uniform(choice_key, (count, 1))
-    same, twin = u < mixture.same, u < mixture.same + mixture.twin
-    other = u < mixture.same + mixture.twin + mixture.other
-    changed = u < mixture.same + mixture.twin + mixture.other + mixture.noised
-    targets = jnp.where(changed, noised, random)
-    targets = jnp.where(other, jnp.roll(own, 1, axis=0), targets)
-    targets = jnp.where(same, own, jnp.where(twin, twins, targets))
-    same, twin = same[:, 0], twin[:, 0] & ~same[:, 0]
-    return targets, same.astype(jnp.float32), twin.astype(jnp.float32)
+    targets = jnp.where(rows.noised[:, None], noised, random)
+    targets = jnp.where(rows.other[:, None], jnp.roll(own, 1, axis=0), targets)
+    return jnp.where(rows.known[:, None], own, targets)
 
 
 def split_twins(pictures):
@@ -89,11 +104,11 @@ def learned_faces(pictures, *, key, config):
 def soften(faces, amount):
     """Take fine detail from faces (N, R, R, 3), each by its share of `amount` (N,), 0 none, 1 all.
 
-    What an encoder still sees then is a change of features, not a texture that only misleads it.
+    What an encoder still sees of a quarter of the resolution is a change of features, not a texture
+    that only misleads it.
     """
-    n, side, _, channels = faces.shape
-    blocks = faces.reshape(n, side // 2, 2, side // 2, 2, channels).mean((2, 4))
-    return faces + amount[:, None, None, None] * (double(blocks) - faces)
+    blurred = coarsen(faces, faces.shape[1] // 4)
+    return faces + amount[:, None, None, None] * (blurred - faces)
 
 
 def make_step(config, encode, mesh, *, frozen: bool):
@@ -156,17 +171,17 @@ def make_gradients(config, encode, mesh, *, frozen: bool):
     part_gradients = _make_part_gradients(config, encode, dtype, frozen=frozen)
 
     def gradients(state: TrainState, encoder_params, pictures, key):
-        face_key, target_key, soften_key = jax.random.split(key, 3)
+        face_key, row_key, target_key, soften_key = jax.random.split(key, 4)
         # Drawn for the whole batch, so that its division changes nothing.
         pair = learned_faces(pictures, key=face_key, config=config)
         faces, twins = (x.astype(wide(dtype)) for x in pair)
         encoder_params = _cast(encoder_params, dtype)
-        own = _embed(encode, encoder_params, faces, dtype)
-        theirs = _embed(encode, encoder_params, twins, dtype) if config.mixture.twin else own
-        targets, same, twin = draw_targets(
-            own, theirs, key=target_key, mixture=config.mixture, population=state.population
+        rows = draw_rows(len(faces), key=row_key, mixture=config.mixture)
+        truth = jnp.where(rows.twin[:, None, None, None], twins, faces)
+        own = _embed(encode, encoder_params, truth, dtype)
+        targets = draw_targets(
+            own, rows, key=target_key, mixture=config.mixture, population=state.population
         )
-        truth = jnp.where(twin[:, None, None, None] > 0, twins, faces)
         amount = config.softening * jax.random.uniform(soften_key, (faces.shape[0],))
         # Left to itself the partitioner splits convolutions by channels as their kernels lie.
         everywhere = sharding.replicated(mesh)
@@ -180,19 +195,19 @@ def make_gradients(config, encode, mesh, *, frozen: bool):
             grads = jax.lax.with_sharding_constraint(grads, everywhere)
             return (jax.lax.with_sharding_constraint(grads, kept), *means), embedding
 
+        known = rows.known.astype(jnp.float32)
         means, embedding = over_parts(
-            on_part, (faces, truth, own, targets, same + twin, amount), config.accumulate
+            on_part, (faces, truth, own, targets, known, amount), config.accumulate
         )
         grads, batch_stats, metrics = means
         if frozen:  # a mean of equal values may round
             batch_stats = state.batch_stats
-        changed = 1.0 - same - twin
         metrics |= {
             "gradient_norm": optax.tree.norm(grads[0]),
             "discriminator_gradient_norm": optax.tree.norm(grads[1]),
-            "cosine_target": _mean_where(changed, losses.cosine(embedding, targets)),
-            "cosine_original": _mean_where(changed, losses.cosine(embedding, own)),
-            "cosine_twin": _mean_where(twin, losses.cosine(embedding, targets)),
+            "cosine_target": _mean_where(~rows.known, losses.cosine(embedding, targets)),
+            "cosine_original": _mean_where(~rows.known, losses.cosine(embedding, own)),
+            "cosine_twin": _mean_where(rows.twin, losses.cosine(embedding, targets)),
         }
         return grads, batch_stats, metrics
 
@@ -203,6 +218,7 @@ def _make_part_gradients(config, encode, dtype, *, frozen: bool):
     """Build the gradients of both players on one part of a batch, as `over_parts` wants them."""
     net = AEINet(network_config(config), remat=config.remat)
     judge, weights = discriminator_network(config), config.loss
+    landmarks = landmark_net.load() if weights.landmarks else None
     region = face_region(config.network.resolution)
 
     def attributes(variables, faces):
@@ -233,7 +249,11 @@ def _make_part_gradients(config, encode, dtype, *, frozen: bool):
                 drawn, truth, known[:, None, None, None], weights.reduction
             ),
             "colour": losses.colour(drawn, faces),
+            "detail": losses.detail(drawn, truth),
         }
+        if weights.landmarks:
+            found, wanted = (landmark_net.find(landmarks, x) for x in (drawn, faces))
+            terms["landmarks"] = losses.landmarks(found, wanted)
         if weights.attributes:
             # Statistics are taken from real faces alone.
             again, _ = attributes(variables, drawn)
@@ -285,5 +305,5 @@ def _wide(tree):
     return jax.tree.map(at_least_float32, tree)
 
 
-def _mean_where(weights, values):
-    return (weights * values).sum() / jnp.maximum(weights.sum(), 1.0)
+def _mean_where(chosen, values):
+    return jnp.where(chosen, values, 0.0).sum() / jnp.maximum(chosen.sum(dtype=jnp.float32), 1.0)

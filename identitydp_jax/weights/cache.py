@@ -179,5 +179,5 @@ def _store(file: WeightFile, content: bytes, workspace: pathlib.Path) -> None:
         raise UserError(f"{file.archive}: {file.member} in it is not the pinned file; not used")
     beside = workspace / f"{file.name}.part"
     beside.write_bytes(content)
-    _cached(file).parent.mkdir(exist_ok=True)
+    _cached(file).parent.mkdir(parents=True, exist_ok=True)
     os.replace(beside, _cached(file))

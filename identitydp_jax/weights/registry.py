@@ -56,6 +56,17 @@ _RANDOM_FACE = {
     "purpose": "faces of nobody",
 }
 
+_FACE_API = {
+    "package": "@vladmandic/face-api",
+    "version": "1.7.15",
+    "archive": "vladmandic-face-api-1.7.15.tgz",
+    "archive_sha256": "0d77fffeef362ef9c0939cf6c567f3a2e8e177f114fa257a3270cbd2e509b031",
+    "licence": "MIT",
+    "source": "Mühler: face-api.js, 68 points",
+    "purpose": "landmark loss in train",
+    "tool": "npm",
+}
+
 _DLIB = {
     "package": "face-recognition-models",
     "version": "0.3.0",
@@ -110,6 +121,20 @@ _FILES = (
         sha256="c7da15fa22d508c82e1c30dd6b4cdf67fe3ccdddaf85b310ee764dbf0c289645",
         size=32025440,
         **_RANDOM_FACE,
+    ),
+    WeightFile(
+        name="landmarks68_manifest",
+        member="package/model/face_landmark_68_model-weights_manifest.json",
+        sha256="ca4886639f86e99b39fed0c155f81b63317225773bd9616716e887b0153389c9",
+        size=8485,
+        **_FACE_API,
+    ),
+    WeightFile(
+        name="landmarks68",
+        member="package/model/face_landmark_68_model.bin",
+        sha256="4611ef65c87d836d03d684b30eec4d195d8b219fa1dd58fc58945831c6b9299b",
+        size=356840,
+        **_FACE_API,
     ),
     WeightFile(
         name="facenet_casia",
@@ -253,7 +278,7 @@ class ModelFile:
 _MODELS = (
     ModelFile(
         name="synthetic128",
-        sha256="c906be80fcdb3f64fe2cfd57a26f665911ec2241623eacd8403b662720ca1900",
+        sha256="771abd78cecc5060c710782c39e8a8cbd10177d30f62bf8ef49c5f3a84af2f10",
         size=9440104,
         licence="non-commercial research only (its identity encoder's)",
         source="128 px, for CPUs; trained on faces of nobody",

@@ -168,3 +168,12 @@ def test_conv_layer_has_named_parameters_and_casts_them():
 def test_parameter_count():
     shapes = jax.eval_shape(nn.Dense(3).init, jax.random.key(0), jnp.zeros((1, 4)))
     assert layers.parameter_count(shapes) == 15
+
+
+def test_coarsen_reduces_by_area_and_enlarges_bilinearly():
+    x = _random(0, 2, 16, 16, 3)
+    np.testing.assert_array_equal(layers.coarsen(x, 16), x)
+    reduced = x.reshape(2, 4, 4, 4, 4, 3).mean((2, 4))
+    np.testing.assert_allclose(
+        layers.coarsen(x, 4), layers.double(layers.double(reduced)), atol=1e-6
+    )

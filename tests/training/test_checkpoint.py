@@ -223,15 +223,23 @@ def test_a_run_is_not_begun_anew_when_no_checkpoint_can_be_read(tmp_path):
     assert (tmp_path / "6").is_dir()
 
 
-def test_a_full_disk_stops_in_one_line_and_harms_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        OSError(28, "No space left on device", "part of a checkpoint"),
+        ValueError(
+            "RESOURCE_EXHAUSTED: Failed writing: Failed to write 9 bytes to file 7: "
+            "No space left on device [os_error_code='28']"
+        ),
+    ],
+)
+def test_a_full_disk_stops_in_one_line_and_harms_nothing(tmp_path, monkeypatch, error):
     _save(tmp_path, 3)
     with _open(tmp_path) as checkpoints:
 
         def full(*args, **kwargs):
-            raise ValueError(
-                "RESOURCE_EXHAUSTED: Failed writing: Failed to write 9 bytes to file 7: "
-                "No space left on device [os_error_code='28']"
-            )
+            raise error
 
         monkeypatch.setattr(checkpoints._checkpointer, "wait", full)
         with pytest.raises(

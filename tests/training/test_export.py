@@ -37,7 +37,9 @@ def _trained(workdir, *overrides):
 
 
 def test_the_averaged_network_and_its_card_are_written(tmp_path, capsys):
-    config, variables = _trained(tmp_path / "run", "data=synthetic", "learning_rate=0.125")
+    config, variables = _trained(
+        tmp_path / "run", "data=synthetic", "learning_rate=0.125", "loss.landmarks=1"
+    )
     file = tmp_path / "out" / "model.safetensors"
     assert _run(tmp_path / "run", file) == 0
     assert capsys.readouterr().out == f"{file}\n"
@@ -48,6 +50,7 @@ def test_the_averaged_network_and_its_card_are_written(tmp_path, capsys):
     card = file.with_suffix(".md").read_text()
     for words in (
         "identitydp export the rest", "7 steps of 8 faces", "MobileStyleGAN", "Apache-2.0",
+        "`landmarks68`", "MIT",
         "non-commercial research only", "**Measured:** nothing yet", '"learning_rate": 0.125',
     ):  # fmt: skip
         assert words in card
@@ -62,7 +65,7 @@ def test_own_data_are_named_in_the_card(tmp_path):
     card = file.with_suffix(".md").read_text()
     assert "`my faces`; say here who is on it" in card
     assert "`own.onnx`: licence not known" in card
-    assert "MobileStyleGAN" not in card
+    assert "MobileStyleGAN" not in card and "landmarks68" not in card
 
 
 def test_the_best_checkpoint_is_written_on_request(tmp_path):

@@ -3,10 +3,12 @@ import numpy as np
 import pytest
 import tiny
 
+from identitydp_jax.models import landmark_net
 from identitydp_jax.models.face_region import face_region, features_region
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float
 from identitydp_jax.models.population import measure, zeros
+from identitydp_jax.training import losses
 from identitydp_jax.training import state as states
 from identitydp_jax.training.held_out import TARGETS, make_evaluation
 
@@ -85,8 +87,23 @@ def test_reconstruction_is_that_of_the_own_identity_and_of_the_twins(evaluated):
 
 def test_loss_weighs_the_terms_without_the_discriminator(evaluated):
     config, *_, (values, _) = evaluated
-    terms = ("identity", "leak", "attributes", "colour", "reconstruction")
+    terms = ("identity", "leak", "attributes", "colour", "detail", "reconstruction")
     expected = sum(config.loss[name] * float(values[name]) for name in terms)
+    assert values["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_landmarks_are_told_if_they_have_a_weight(evaluated, monkeypatch):
+    config, pictures, variables, _, (without, grid) = evaluated
+    monkeypatch.setattr(landmark_net, "load", dict)
+    monkeypatch.setattr(landmark_net, "find", lambda params, faces: faces)
+    monkeypatch.setattr(losses, "landmarks", lambda drawn, faces: ((drawn - faces) ** 2).mean())
+    config = tiny.training_config("data=none", "loss.landmarks=5")
+    evaluate = jax.jit(make_evaluation(config, tiny.encode))
+    values, _ = evaluate(variables, tiny.encoder_params(), pictures)
+    error = np.mean((np.asarray(to_float(grid[2:]) - to_float(grid[0]))) ** 2)
+    assert "landmarks" not in without
+    assert values["landmarks"] == pytest.approx(error, rel=0.02)
+    expected = float(without["loss"] + 5 * values["landmarks"])
     assert values["loss"] == pytest.approx(expected, rel=1e-5)
 
 

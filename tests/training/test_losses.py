@@ -1,5 +1,6 @@
 """The losses against the formulas, written out in numpy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -143,3 +144,31 @@ def test_colour_sees_blocks_and_no_features():
     one_block = faces.copy()
     one_block[0, 8:, :8, 1] += 0.4
     _same(losses.colour(one_block, faces), 0.5 * 0.4**2 / (2 * 4 * 3))
+
+
+def test_landmarks_is_the_drift_of_the_evaluation():
+    from identitydp_jax.evaluation.landmarks import drift
+
+    rng = np.random.default_rng(0)
+    others = rng.uniform(0.2, 0.8, (5, 68, 2)).astype(np.float32)
+    points = others + rng.normal(0, 0.05, others.shape).astype(np.float32)
+    found = losses.landmarks(jnp.asarray(points), jnp.asarray(others))
+    np.testing.assert_allclose(found, drift(others, points).mean(), rtol=1e-3)
+    # The jaw does not count, and points that did not move have a gradient.
+    points[:, 17:] = others[:, 17:]
+    found, gradient = jax.value_and_grad(losses.landmarks)(jnp.asarray(points), jnp.asarray(others))
+    assert found < 0.01
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_detail_is_what_blocks_have_more_of():
+    faces, drawn = np.zeros((2, 16, 16, 3), np.float32), np.zeros((2, 16, 16, 3), np.float32)
+    stripes = np.where(np.arange(8) % 2, 0.3, -0.3).astype(np.float32)[None, :, None]
+    drawn[0, :8, :8] += stripes  # more than there was
+    drawn[1, 8:, 8:] += stripes  # as much as there was, elsewhere in the block
+    faces[1, 8:, 8:] -= stripes
+    faces[1, :8, :8] += stripes  # less than there was
+    found = losses.detail(jnp.asarray(drawn), jnp.asarray(faces))
+    _same(found, (np.sqrt(0.09 + 1e-6) - 1e-3) / 8)
+    # Colours and light are no detail.
+    _same(losses.detail(jnp.asarray(faces + 0.3), jnp.asarray(faces)), 0.0)

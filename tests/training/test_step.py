@@ -104,7 +104,7 @@ def test_metrics_are_finite_and_add_up(config, once):
     metrics = {name: float(value) for name, value in once[2].items()}
     assert all(np.isfinite(list(metrics.values())))
     terms = set(config.loss) & set(metrics)
-    assert terms == set(config.loss) - {"kind", "reduction"}
+    assert terms == set(config.loss) - {"kind", "reduction", "landmarks"}  # it has no weight
     weighted = sum(config.loss[name] * metrics[name] for name in terms)
     np.testing.assert_allclose(metrics["total"], weighted, rtol=1e-5)
     for name in (
@@ -158,7 +158,7 @@ def test_statistics_come_from_real_faces_alone(config, once):
 
     before, after, _ = once
     kernel = before.params["encoder"]["down0"]["kernel"]
-    face_key, *_ = jax.random.split(jax.random.key(0), 3)
+    face_key, *_ = jax.random.split(jax.random.key(0), 4)
     faces, _ = steps.learned_faces(tiny.pictures(8), key=face_key, config=config)
     mean = conv(faces, kernel, stride=2, padding=1).mean((0, 1, 2))
     found = after.batch_stats["encoder"]["down0_norm"]["norm"]["mean"]
@@ -230,17 +230,19 @@ def test_the_truth_is_known_of_faces_and_of_twins_and_only_the_face_is_drawn(mon
     pictures = jnp.asarray(tiny.pictures(24))
     _, _, metrics = jax.jit(gradients)(state, params, pictures, jax.random.key(0))
 
-    face_key, target_key, _ = jax.random.split(jax.random.key(0), 3)
+    face_key, row_key, target_key, _ = jax.random.split(jax.random.key(0), 4)
     faces, twins = steps.learned_faces(pictures, key=face_key, config=config)
-    own, theirs = (tiny.encode(params, identity_crop(x)) for x in (faces, twins))
-    targets, same, twin = steps.draw_targets(
-        own, theirs, key=target_key, mixture=config.mixture, population=zeros(512)
+    rows = steps.draw_rows(24, key=row_key, mixture=config.mixture)
+    twin, known = (np.asarray(x) for x in (rows.twin, rows.known))
+    assert 0 < twin.sum() < known.sum() < 24
+    truth = np.where(twin[:, None, None, None], twins, faces)
+    own = tiny.encode(params, identity_crop(truth))
+    targets = steps.draw_targets(
+        own, rows, key=target_key, mixture=config.mixture, population=zeros(512)
     )
-    assert same.any() and twin.any() and not (same + twin).all()
     region = face_region(64)
     drawn = faces * (1 - region) + 0.25 * region
-    truth = np.where(twin[:, None, None, None] > 0, twins, faces)
-    known, error = np.asarray(same + twin), np.asarray(drawn) - truth
+    error = np.asarray(drawn) - truth
     expected = {
         "reconstruction": (0.5 * known * (error**2).mean((1, 2, 3))).mean(),
         "texture": (known * np.abs(error).mean((1, 2, 3))).mean(),
@@ -250,7 +252,7 @@ def test_the_truth_is_known_of_faces_and_of_twins_and_only_the_face_is_drawn(mon
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
     found = tiny.encode(params, identity_crop(soften(drawn, _amount(config))))
     np.testing.assert_allclose(
-        metrics["cosine_twin"], (found * targets)[twin > 0].sum(1).mean(), rtol=1e-3, atol=1e-5
+        metrics["cosine_twin"], (found * targets)[twin].sum(1).mean(), rtol=1e-3, atol=1e-5
     )
 
 
@@ -296,7 +298,7 @@ def test_without_an_adversarial_weight_nothing_is_judged(small_step, monkeypatch
     assert not metrics.keys() & _JUDGED
     assert float(state.discriminator["slope"]) == 1.0 and float(state.params["grey"]) != 0.25
     loss = tiny.training_config().loss
-    terms = ("identity", "leak", "attributes", "reconstruction", "colour")
+    terms = ("identity", "leak", "attributes", "reconstruction", "colour", "detail")
     total = sum(loss[name] * float(metrics[name]) for name in terms)
     np.testing.assert_allclose(metrics["total"], total, rtol=1e-5)
 
@@ -319,6 +321,22 @@ def test_without_an_attribute_weight_the_drawn_face_is_not_encoded(small_step, m
     assert "attributes" not in metrics and calls.count("attributes") == 1
     _, metrics = small_step()
     assert "attributes" in metrics and calls.count("attributes") == 3
+
+
+def test_landmarks_are_those_of_the_drawn_face_and_of_the_original(small_step, monkeypatch):
+    monkeypatch.setattr(steps.landmark_net, "load", dict)
+    monkeypatch.setattr(steps.landmark_net, "find", lambda params, faces: faces)
+    monkeypatch.setattr(
+        steps.losses, "landmarks", lambda drawn, faces: 8.0 + ((drawn - faces) ** 2).mean() / 2
+    )
+    _, metrics = small_step("loss.landmarks=3")
+    # `_Net` knows no better than L_att what it drew.
+    np.testing.assert_allclose(metrics["landmarks"], 8.0 + metrics["attributes"], rtol=1e-5)
+    _, without = small_step()
+    assert "landmarks" not in without
+    np.testing.assert_allclose(
+        metrics["total"], without["total"] + 3 * metrics["landmarks"], rtol=1e-5
+    )
 
 
 @jax.custom_vjp
@@ -345,7 +363,7 @@ def test_without_identity_terms_the_encoder_has_no_backward_pass(small_step):
 
 
 def _amount(config):
-    *_, soften_key = jax.random.split(jax.random.key(0), 3)
+    *_, soften_key = jax.random.split(jax.random.key(0), 4)
     return config.softening * jax.random.uniform(soften_key, (24,))
 
 

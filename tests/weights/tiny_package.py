@@ -34,9 +34,13 @@ def build_sdist(folder: pathlib.Path, *, setup: str = "", contents=CONTENTS) -> 
 
 
 def build_npm(folder: pathlib.Path, *, script: str = "") -> pathlib.Path:
-    """Write an npm package whose scripts are all the given shell command."""
+    """Write an npm package with a scope, whose scripts are all the given shell command."""
     names = ("prepack", "prepare", "postpack", "preinstall", "install", "postinstall")
-    manifest = {"name": "tiny-weights", "version": "1.0.0", "scripts": dict.fromkeys(names, script)}
+    manifest = {
+        "name": "@tiny/weights",
+        "version": "1.0.0",
+        "scripts": dict.fromkeys(names, script),
+    }
     files = {f"package/tiny_weights/{name}": content for name, content in CONTENTS.items()}
     files["package/package.json"] = json.dumps(manifest).encode()
     return _write_tar(folder / "tiny-weights-1.0.0.tgz", files)
