@@ -12,6 +12,7 @@ from identitydp_jax.models import pretrained
 from identitydp_jax.models.aeinet import AEIConfig, AEINet
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.models.identity_crop import identity_crop
+from identitydp_jax.models.layers import reduce
 from identitydp_jax.models.pixels import to_float, to_uint8
 from identitydp_jax.models.population import transport
 from identitydp_jax.privacy.mechanism import decode, release
@@ -205,17 +206,14 @@ def _moved(params, codes):
 def _attributes(config, side):
     net = AEINet(config)
 
+    def pooled(x):
+        return reduce(x, min(side, x.shape[1]))
+
     def describe(params, faces):
         maps = net.apply(params, to_float(faces), method=net.attributes)
-        return jnp.concatenate([_pooled(x, side).reshape(len(faces), -1) for x in maps], axis=1)
+        return jnp.concatenate([pooled(x).reshape(len(faces), -1) for x in maps], axis=1)
 
     return describe
-
-
-def _pooled(x, side: int):
-    count, height, _, channels = x.shape
-    size = min(side, height)
-    return x.reshape(count, size, height // size, size, height // size, channels).mean((2, 4))
 
 
 @functools.cache

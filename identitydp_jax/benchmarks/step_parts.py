@@ -136,9 +136,8 @@ def _programs(config, encode, mesh) -> dict:
     def embedded(state, encoder_params, pictures, key):
         faces, twins = augmented(state, encoder_params, pictures, key)
         rows = draw_rows(len(faces), key=key, mixture=config.mixture)
-        truth = jnp.where(rows.twin[:, None, None, None], twins, faces)
         params = jax.tree.map(lambda x: x.astype(dtype), encoder_params)
-        return encode(params, identity_crop(truth).astype(dtype))
+        return encode(params, identity_crop(rows.truth(faces, twins)).astype(dtype))
 
     def forward(state, encoder_params, pictures, key):
         faces = split_twins(pictures)[:, 0]

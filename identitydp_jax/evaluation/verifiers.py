@@ -15,6 +15,7 @@ from identitydp_jax.data.alignment import FRAME
 from identitydp_jax.evaluation import face_analysis
 from identitydp_jax.models import dlib_resnet, identity, inception_resnet_v1, onnx_graph
 from identitydp_jax.models.identity_crop import identity_crop
+from identitydp_jax.models.layers import crop
 from identitydp_jax.models.pixels import to_float
 from identitydp_jax.sharding import map_rows
 from identitydp_jax.weights import cache
@@ -180,16 +181,10 @@ def _mapped(embed, params) -> Callable[[np.ndarray], np.ndarray]:
 def _facenet_crop(faces: jax.Array) -> jax.Array:
     """Cut uint8 faces (N, 256, 256, 3) to FaceNet's float32 (N, 160, 160, 3), same range."""
     left, top, right, bottom = _FACENET_BOX
-    across, down = _FACENET_SIDE / (right - left), _FACENET_SIDE / (bottom - top)
-    return jax.image.scale_and_translate(
-        faces.astype(jnp.float32),
-        (faces.shape[0], _FACENET_SIDE, _FACENET_SIDE, 3),
-        (1, 2),
-        jnp.array([down, across], jnp.float32),
-        jnp.array([-top * down, -left * across], jnp.float32),
-        method="linear",
-        antialias=True,
-    )
+    return crop(
+        faces.astype(jnp.float32), left=left, top=top, width=right - left, height=bottom - top,
+        side=_FACENET_SIDE,
+    )  # fmt: skip
 
 
 def _unit(embeddings: jax.Array) -> jax.Array:

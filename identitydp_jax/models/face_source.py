@@ -16,7 +16,7 @@ import numpy as np
 
 from identitydp_jax.checks import UserError, one_of
 from identitydp_jax.models.depthwise import depthwise_conv
-from identitydp_jax.models.layers import conv
+from identitydp_jax.models.layers import conv, reduce
 from identitydp_jax.models.pixels import to_uint8
 from identitydp_jax.weights import cache, openvino_file
 
@@ -114,7 +114,7 @@ class FaceSource(nn.Module):
         if self.resolution == 1024:
             return inverse_wavelet(x @ kernel + bias)
         low_band = x @ kernel[:, :3] + bias[:3]
-        return 0.5 * _reduce_area(low_band, 512 // self.resolution)
+        return 0.5 * reduce(low_band, self.resolution)
 
 
 def inverse_wavelet(bands):
@@ -133,13 +133,6 @@ def inverse_wavelet(bands):
     above = jnp.stack([left + slope_left, right + slope_right], axis=3)
     below = jnp.stack([left - slope_left, right - slope_right], axis=3)
     return 0.5 * jnp.stack([above, below], axis=2).reshape(n, 2 * height, 2 * width, channels)
-
-
-def _reduce_area(x, factor: int):
-    """Average the factor x factor blocks of (N, H, W, C)."""
-    n, height, width, channels = x.shape
-    blocks = (n, height // factor, factor, width // factor, factor, channels)
-    return x.reshape(blocks).mean((2, 4))
 
 
 def draw(params, keys, *, resolution: int):

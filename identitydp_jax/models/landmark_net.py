@@ -7,11 +7,10 @@ points by dlib.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from identitydp_jax.models.depthwise import depthwise_conv
-from identitydp_jax.models.layers import conv
+from identitydp_jax.models.layers import conv, crop
 from identitydp_jax.weights import cache, tfjs_file
 
 _SIDE = 112
@@ -73,11 +72,9 @@ def find(params, faces):
     Returns:
       (N, 68, 2): x and y in shares of the frame's side.
     """
-    zoom = _SIDE / (_SHARE * faces.shape[1])
-    crops = jax.image.scale_and_translate(
-        faces, (len(faces), _SIDE, _SIDE, 3), (1, 2), jnp.array([zoom, zoom], faces.dtype),
-        -_SIDE / _SHARE * jnp.array([_TOP, _LEFT], faces.dtype), method="linear",
-    )  # fmt: skip
+    full = faces.shape[1]
+    width = _SHARE * full
+    crops = crop(faces, left=_LEFT * full, top=_TOP * full, width=width, height=width, side=_SIDE)
     points = LandmarkNet().apply({"params": params}, crops)
     return _SHARE * points + jnp.array([_LEFT, _TOP], points.dtype)
 

@@ -157,9 +157,27 @@ def enlarge(x, side: int):
 
 def coarsen(x, side: int):
     """Reduce x (N, H, H, C) by area to `side`, H by a power of two, and enlarge it to its size."""
+    return enlarge(reduce(x, side), x.shape[1])
+
+
+def reduce(x, side: int):
+    """Average the blocks of x (N, H, H, C) to (N, side, side, C), `side` a divisor of H."""
     n, full, _, channels = x.shape
-    blocks = x.reshape(n, side, full // side, side, full // side, channels)
-    return enlarge(blocks.mean((2, 4)), full)
+    return x.reshape(n, side, full // side, side, full // side, channels).mean((2, 4))
+
+
+def crop(x, *, left, top, width, height, side: int):
+    """Cut a window, in pixels, out of x (N, H, W, C) and resize it to (N, side, side, C)."""
+    across, down = side / width, side / height
+    return jax.image.scale_and_translate(
+        x,
+        (x.shape[0], side, side, x.shape[3]),
+        (1, 2),
+        jnp.array([down, across], x.dtype),
+        jnp.array([-top * down, -left * across], x.dtype),
+        method="linear",
+        antialias=True,
+    )
 
 
 def average_pool(x):

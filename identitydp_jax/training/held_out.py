@@ -38,10 +38,9 @@ def make_evaluation(config, encode):
     * `values`, float32 scalars: the terms `identity`, `leak`, `attributes`, `colour`, `detail` and,
       with a weight, `landmarks`, means over faces and targets; `reconstruction` and `cosine_own` of
       faces that keep their own identity, `reconstruction_twin` of those that take their twin's; for
-      every other target T
-      `cosine_target_T`, cos(r_id(X^), r~_id), and `cosine_original_T`, cos(r_id(X^), r_id(X)); and
-      `loss`, the sum of these terms by the weights of `config.loss`. L_adv and the texture are not
-      in it: the discriminator that they are measured by changes;
+      every other target T `cosine_target_T`, cos(r_id(X^), r~_id), and `cosine_original_T`,
+      cos(r_id(X^), r_id(X)); and `loss`, the sum of these terms by the weights of `config.loss`.
+      L_adv and the texture are not in it: the discriminator that they are measured by changes;
     * `grid`, uint8 (2 + targets, min(N, 8), R, R, 3): the first faces, their twins, and what was
       drawn.
     """
@@ -55,6 +54,7 @@ def make_evaluation(config, encode):
         x, twins = pairs[:, 0], blend(pairs[:, 0], pairs[:, -1], features_region(side))
         own, theirs = (encode(encoder_params, identity_crop(faces)) for faces in (x, twins))
         maps = net.apply(variables, x, method="attributes")
+        points = landmark_net.find(landmarks, x) if weights.landmarks else None
 
         def on_target(given):
             target, truth = given
@@ -74,8 +74,8 @@ def make_evaluation(config, encode):
                 "cosine_original": losses.cosine(embedding, own).mean(),
             }
             if weights.landmarks:
-                found, wanted = (landmark_net.find(landmarks, faces) for faces in (drawn, x))
-                values["landmarks"] = losses.landmarks(found, wanted)
+                found = landmark_net.find(landmarks, drawn)
+                values["landmarks"] = losses.landmarks(found, points)
             return values, to_uint8(drawn[:_SHOWN])
 
         targets = _targets(own, theirs, variables["population"])

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import optax
 
-from identitydp_jax.models.layers import coarsen
+from identitydp_jax.models.layers import coarsen, reduce
 
 KINDS = ("log", "hinge")
 REDUCTIONS = ("sum", "mean")
@@ -88,8 +88,7 @@ def colour(drawn, faces):
 
 
 def _blocks(x):
-    n, side, _, channels = x.shape
-    return x.reshape(n, side // 8, 8, side // 8, 8, channels).mean((2, 4))
+    return reduce(x, x.shape[1] // 8)
 
 
 def landmarks(points, others):

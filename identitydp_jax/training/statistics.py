@@ -69,8 +69,7 @@ def _make_statistics(config, encode, mesh):
         face_key, row_key, target_key = jax.random.split(key, 3)
         x, twins = learned_faces(pictures, key=face_key, config=config)
         rows = draw_rows(len(x), key=row_key, mixture=config.mixture)
-        truth = jnp.where(rows.twin[:, None, None, None], twins, x)
-        own = encode(encoder_params, identity_crop(truth))
+        own = encode(encoder_params, identity_crop(rows.truth(x, twins)))
         targets = draw_targets(
             own, rows, key=target_key, mixture=config.mixture, population=population
         )

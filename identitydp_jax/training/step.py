@@ -43,6 +43,10 @@ class Rows(NamedTuple):
         """Where it is known what the face shall look like."""
         return self.same | self.twin
 
+    def truth(self, faces, twins):
+        """Return what the faces (N, R, R, 3) shall look like where that is known."""
+        return jnp.where(self.twin[:, None, None, None], twins, faces)
+
 
 def draw_rows(count: int, *, key, mixture) -> Rows:
     """Draw `Rows` of `count` faces by the shares of `mixture` of the same names."""
@@ -177,7 +181,7 @@ def make_gradients(config, encode, mesh, *, frozen: bool):
         faces, twins = (x.astype(wide(dtype)) for x in pair)
         encoder_params = _cast(encoder_params, dtype)
         rows = draw_rows(len(faces), key=row_key, mixture=config.mixture)
-        truth = jnp.where(rows.twin[:, None, None, None], twins, faces)
+        truth = rows.truth(faces, twins)
         own = _embed(encode, encoder_params, truth, dtype)
         targets = draw_targets(
             own, rows, key=target_key, mixture=config.mixture, population=state.population

@@ -177,3 +177,15 @@ def test_coarsen_reduces_by_area_and_enlarges_bilinearly():
     np.testing.assert_allclose(
         layers.coarsen(x, 4), layers.double(layers.double(reduced)), atol=1e-6
     )
+
+
+def test_crop_cuts_the_window_and_resizes_each_axis():
+    x = _random(0, 2, 16, 16, 3)
+    same = layers.crop(x, left=3, top=5, width=8, height=8, side=8)
+    np.testing.assert_allclose(same, x[:, 5:13, 3:11], atol=1e-6)
+    # Half the height, twice the width: means of pairs of rows of a slope along both axes.
+    down, across = np.mgrid[:16, :16].astype(np.float32)
+    slope = jnp.asarray(np.stack([down, across], axis=-1)[None])
+    found = np.asarray(layers.crop(slope, left=4, top=0, width=4, height=16, side=8))
+    np.testing.assert_allclose(found[0, 1:-1, 3, 0], 0.5 + 2 * np.arange(1, 7), atol=1e-4)
+    np.testing.assert_allclose(found[0, 3, :, 1], 3.75 + 0.5 * np.arange(8), atol=1e-4)

@@ -1,3 +1,4 @@
+import gc
 import itertools
 import shutil
 
@@ -12,8 +13,19 @@ from identitydp_jax.checks import UserError
 from identitydp_jax.training.checkpoint import Checkpoints, read_run
 
 CONFIG = tiny.training_config("data=faces")
-# What orbax leaves behind when a file is broken.
-tears = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def collected():
+    """Collect what the test leaves behind before the next one begins."""
+    yield
+    gc.collect()
+
+
+def tears(test):
+    """Mark a test that breaks files: orbax leaves behind what complains when it is collected."""
+    ignored = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    return ignored(pytest.mark.usefixtures("collected")(test))
 
 
 def _state(value):
