@@ -22,9 +22,11 @@ from identitydp_jax.models.layers import (
     enlarge,
     normalise,
 )
+from identitydp_jax.models.prior import PriorGenerator
 
 STATISTICS_MOMENTUM = 0.98  # of the running batch-norm statistics, per training step
 _DIMENSION = 512
+_GROUPS = 8
 # Adam moves the output of a dense layer by its rate times the sum of the inputs' sizes: with 512 of
 # size 1 what one batch happened to need is on every face of the next, as a cast of colour.
 _IDENTITY_SCALE = 0.5
@@ -51,6 +53,10 @@ class AEIConfig:
         `resolution` on there is none, as in the paper.
       finer: whether there are finer blocks; without them the coarse face is enlarged. What it shows
         is learned in less time so, see `training.coarse`.
+      fusion: what draws, `"aad"`, the paper's generator, or `"prior"`, a pretrained one, see
+        `models.prior`, which `widest`, `mask`, `norm` and `output` leave as it is.
+      encoder_norm: normalisation in the attribute encoder: `"batch"`, the paper's, or `"group"`,
+        over eight groups of channels of one face.
     """
 
     resolution: int = 256
@@ -64,6 +70,8 @@ class AEIConfig:
     attribute_resolution: int = 1024
     coarse: int = 1024
     finer: bool = True
+    fusion: str = "aad"
+    encoder_norm: str = "batch"
 
     def __post_init__(self):
         """Raise `UserError` on a value that no network has."""
@@ -76,6 +84,8 @@ class AEIConfig:
         one_of("mask", self.mask, ("one", "channel"))
         one_of("norm", self.norm, ("instance", "batch", "pixel"))
         one_of("output", self.output, ("tanh", "sigmoid"))
+        one_of("fusion", self.fusion, ("aad", "prior"))
+        one_of("encoder_norm", self.encoder_norm, ("batch", "group"))
         for name in ("attribute_resolution", "coarse"):
             one_of(name, getattr(self, name), (8, 16, 32, 64, 128, 256, 1024))
 
@@ -119,6 +129,16 @@ class BatchNorm(nn.Module):
         return normalised.astype(x.dtype)
 
 
+class GroupNorm(nn.Module):
+    """Normalisation over (H, W) and the channels of each of eight groups, face by face."""
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        """Map (N, H, W, C) to the same shape; the same whether `train` or not."""
+        groups = math.gcd(_GROUPS, x.shape[-1])
+        return nn.GroupNorm(groups, name="norm")(at_least_float32(x)).astype(x.dtype)
+
+
 class AttributeEncoder(nn.Module):
     """U-Net of 4x4 convolutions; its bottleneck and decoder maps are the attribute maps."""
 
@@ -128,17 +148,18 @@ class AttributeEncoder(nn.Module):
     def __call__(self, faces, *, train: bool):
         """Map faces (N, R, R, 3) in [-1, 1] to `blocks` maps of sides 2, 4, 8, ..."""
         config = self.config
+        norm = BatchNorm if config.encoder_norm == "batch" else GroupNorm
         widths = [config.channels(min(32 * 2**i, config.widest)) for i in range(config.levels)]
         x, skips = faces, []
         for i, features in enumerate(widths):
             x = Conv(features, 4, 2, 1, use_bias=False, name=f"down{i}")(x)
-            x = BatchNorm(name=f"down{i}_norm")(x, train=train)
+            x = norm(name=f"down{i}_norm")(x, train=train)
             x = nn.leaky_relu(x, 0.1)
             skips.append(x)
         maps = [skips.pop()]
         for i, skip in enumerate(skips[::-1][: config.blocks - 1]):
             x = Conv(skip.shape[-1], 4, use_bias=False, transpose=True, name=f"up{i}")(maps[-1])
-            x = BatchNorm(name=f"up{i}_norm")(x, train=train)
+            x = norm(name=f"up{i}_norm")(x, train=train)
             maps.append(jnp.concatenate([nn.leaky_relu(x, 0.1), skip], axis=-1))
         return maps if len(maps) == config.blocks else [*maps, double(maps[-1])]
 
@@ -246,7 +267,10 @@ class AEINet(nn.Module):
     def setup(self):
         """Name the two parts."""
         self.encoder = AttributeEncoder(self.config, name="encoder")
-        self.generator = Generator(self.config, self.remat, name="generator")
+        if self.config.fusion == "prior":
+            self.generator = PriorGenerator(self.config, name="generator")
+        else:
+            self.generator = Generator(self.config, self.remat, name="generator")
 
     def attributes(self, faces, *, train: bool = False):
         """Attribute maps of faces (N, R, R, 3) in [-1, 1]."""
@@ -268,9 +292,10 @@ class AEINet(nn.Module):
 def variable_shapes(config: AEIConfig):
     """Shapes and dtypes of all variables, without computing anything."""
     side = config.resolution
-    return jax.eval_shape(
+    variables = jax.eval_shape(
         AEINet(config).init,
         jax.random.key(0),
         jnp.zeros((1, side, side, 3)),
         jnp.zeros((1, config.identity_dimension)),
     )
+    return {name: variables[name] for name in ("params", "batch_stats") if name in variables}

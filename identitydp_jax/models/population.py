@@ -29,6 +29,25 @@ def measure(embeddings) -> dict:
     return {"mean": mean, "basis": basis, "deviation": jnp.sqrt(jnp.maximum(variance, 0.0))}
 
 
+def anchor(faces, moved, *, cosine):
+    """Bring moved identities to those of faces, the less of the original is left in them.
+
+    `transport` gives what is likely for a Gaussian, which lies beside every face. With c the
+    cosine between r and what is noised, this is unit(c moved + sqrt(1 - c^2) face).
+
+    Args:
+      faces: float32 (N, D), unit identities of faces that a generator can draw.
+      moved: float32 (N, D), unit rows, of `transport`.
+      cosine: float32 () or (N,), as `transport` takes it.
+
+    Returns:
+      float32 (N, D), unit rows.
+    """
+    c = jnp.reshape(jnp.asarray(cosine, jnp.float32), (-1, 1))
+    anchored = c * moved + jnp.sqrt(jnp.maximum(1.0 - c * c, 0.0)) * faces
+    return anchored / jnp.linalg.norm(anchored, axis=-1, keepdims=True)
+
+
 def transport(population, noised, *, cosine):
     """Move noised identities to where the identities of people are.
 

@@ -1,4 +1,4 @@
-"""Losses of IdentityDP, equations 14 to 18, and five more; float32 scalars, batch means."""
+"""Losses of IdentityDP, equations 14 to 18, and more; float32 scalars, batch means."""
 
 import jax.numpy as jnp
 import optax
@@ -85,6 +85,20 @@ def colour(drawn, faces):
     """Half the mean squared difference of 8x8 block means: light and colours, no features."""
 
     return 0.5 * ((_blocks(drawn) - _blocks(faces)) ** 2).mean()
+
+
+def surroundings(drawn, truth, weight, region):
+    """Half the mean squared difference outside `region` (R, R, 1), rows weighted by `weight` (N,).
+
+    Of a face before it is pasted: what is around it tells what hair, pose and light it has.
+    """
+    around = weight[:, None, None, None] * (1.0 - region)
+    return reconstruction(drawn, truth, around, "mean")
+
+
+def edge(drawn, faces, region):
+    """Half the mean squared difference at the rim of `region` (R, R, 1), where it is about 1/2."""
+    return reconstruction(drawn, faces, 4.0 * region * (1.0 - region), "mean")
 
 
 def _blocks(x):
