@@ -60,6 +60,7 @@ def get_config():
             # region always, styles no stranger than those of nobody's faces, small modulation.
             "surroundings": 50.0,
             "edge": 20.0,
+            "seam": 10.0,
             "styles": 1.0,
             "modulation": 0.3,
         }

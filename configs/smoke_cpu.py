@@ -63,6 +63,7 @@ def get_config():
             "landmarks": 0.0,
             "surroundings": 0.0,
             "edge": 0.0,
+            "seam": 0.0,
             "styles": 0.0,
             "modulation": 0.0,
         }

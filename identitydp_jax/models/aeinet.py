@@ -22,7 +22,7 @@ from identitydp_jax.models.layers import (
     enlarge,
     normalise,
 )
-from identitydp_jax.models.prior import PriorGenerator
+from identitydp_jax.models.prior import PasteMask, PriorGenerator
 
 STATISTICS_MOMENTUM = 0.98  # of the running batch-norm statistics, per training step
 _DIMENSION = 512
@@ -269,6 +269,7 @@ class AEINet(nn.Module):
         self.encoder = AttributeEncoder(self.config, name="encoder")
         if self.config.fusion == "prior":
             self.generator = PriorGenerator(self.config, name="generator")
+            self.paste_mask = PasteMask(name="paste_mask")
         else:
             self.generator = Generator(self.config, self.remat, name="generator")
 
@@ -284,9 +285,19 @@ class AEINet(nn.Module):
         """Faces (N, R, R, 3) in [-1, 1] from unit embeddings (N, D) and attribute maps."""
         return self.generator(identity, attributes, train=train)
 
+    def mask(self, attributes):
+        """Share of the drawn face that is pasted within `face_region`, (N, R, R, 1) in [0, 1]."""
+        side = self.config.resolution
+        if self.config.fusion == "prior":
+            return self.paste_mask(attributes, side)
+        return jnp.ones((len(attributes[0]), side, side, 1), attributes[0].dtype)
+
     def __call__(self, faces, identity, *, train: bool = False):
         """Draw the faces again with another identity."""
-        return self.draw(identity, self.attributes(faces, train=train), train=train)
+        attributes = self.attributes(faces, train=train)
+        if self.is_initializing():
+            self.mask(attributes)
+        return self.draw(identity, attributes, train=train)
 
 
 def variable_shapes(config: AEIConfig):

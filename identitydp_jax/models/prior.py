@@ -23,6 +23,7 @@ import numpy as np
 
 from identitydp_jax.models import face_source, population
 from identitydp_jax.models.cut_source import pretrained, style_count, synthesise
+from identitydp_jax.models.face_region import core_region
 from identitydp_jax.models.face_source import LATENT_SIZE
 from identitydp_jax.models.layers import Conv, enlarge
 
@@ -31,6 +32,7 @@ _IDENTITY_WIDTH = 1024
 _TRUNK_WIDTH = 512
 _GAINS = (0.3, 0.6, 0.8, 0.8, 0.4, 0.2, 0.2)  # of the codes for 4, 8, 16, ... px
 _MEASURED = 4096
+_MOSTLY_DRAWN = 2.0  # logit of a paste mask that has learned nothing
 _LEAST = 0.01  # of the largest deviation: what varies less is not asked to fit
 _HELD = re.compile("constant|stem|style_|up_|conv_")
 
@@ -93,6 +95,22 @@ class PriorAAD(nn.Module):
         change = (1.0 - mask) * (gamma * h + beta)
         self.sow("penalties", "modulation", jnp.mean((1 - mask) ** 2 * (gamma**2 + beta**2)))
         return h + change
+
+
+class PasteMask(nn.Module):
+    """Tells where the drawn face shall be seen and where the photo, from the attribute maps."""
+
+    @nn.compact
+    def __call__(self, attributes, side: int):
+        """Map attribute maps to shares of the drawn face (N, side, side, 1), in [0, 1].
+
+        1 within `face_region.core_region`, whatever the maps.
+        """
+        finest = next(a for a in attributes if a.shape[1] == min(side, _MODULATED))
+        logit = Conv(1, 3, padding=1, kernel_init=nn.initializers.zeros, name="logit")(finest)
+        share = enlarge(nn.sigmoid(logit + _MOSTLY_DRAWN), side)
+        core = jnp.asarray(core_region(side), share.dtype)
+        return core + (1.0 - core) * share
 
 
 class PriorGenerator(nn.Module):

@@ -55,12 +55,14 @@ def _styles_first(config, workdir):
     """Train the styles of a network on a pretrained generator; return its file."""
     coarse = coarse_config(config)
     folder = pathlib.Path(workdir) / "styles"
+    start = folder / "styles.safetensors"
+    if start.exists():
+        return start
     open_stream(config, pathlib.Path(workdir), sharding.make_mesh())  # makes the faces
     encode, encoder_params = load_encoder(config.encoder)
     state = train_styles(
         coarse, folder, pathlib.Path(workdir) / "faces", encode=encode,
         encoder_params=encoder_params,
     )  # fmt: skip
-    start = folder / "styles.safetensors"
     save(start, states.network_config(coarse), state.variables, encoder=config.encoder)
     return start

@@ -58,7 +58,8 @@ def make_evaluation(config, encode):
 
         def on_target(given):
             target, truth = given
-            drawn = blend(x, net.apply(variables, target, maps, method="draw"), region)
+            drawn = net.apply(variables, target, maps, method="draw")
+            drawn = blend(x, drawn, region * net.apply(variables, maps, method="mask"))
             embedding = encode(encoder_params, identity_crop(drawn))
             again = net.apply(variables, drawn, method="attributes")
             values = {

@@ -1,5 +1,6 @@
 """Losses of IdentityDP, equations 14 to 18, and more; float32 scalars, batch means."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -7,6 +8,7 @@ from identitydp_jax.models.layers import coarsen, reduce
 
 KINDS = ("log", "hinge")
 REDUCTIONS = ("sum", "mean")
+_SEAM = 0.2  # in [-1, 1]
 
 
 def generator_adversarial(fake_logits, kind: str):
@@ -99,6 +101,17 @@ def surroundings(drawn, truth, weight, region):
 def edge(drawn, faces, region):
     """Half the mean squared difference at the rim of `region` (R, R, 1), where it is about 1/2."""
     return reconstruction(drawn, faces, 4.0 * region * (1.0 - region), "mean")
+
+
+def seam(drawn, faces, mask, region):
+    """What a paste mask (N, R, R, 1) shows of a drawn face where it doesn't go with the photo.
+
+    The mean of the mask times what the colours of 4x4 pixels differ by beyond a tenth of their
+    range, within `region`. It asks the mask, not the face: hair, hats, hands, walls stay the
+    photo's, and skin, which differs by less, is drawn.
+    """
+    error = jnp.abs(coarsen(drawn - faces, drawn.shape[1] // 4)).mean(-1, keepdims=True)
+    return (region * mask * (jax.lax.stop_gradient(error) - _SEAM)).mean()
 
 
 def _blocks(x):

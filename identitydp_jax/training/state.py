@@ -16,7 +16,7 @@ from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
 from identitydp_jax.models.discriminator import Discriminator
 
 # Layers that start at zero, see `AADLayer` and `models.prior`.
-_ZERO = ("identity", "rest", "scene", "both", "change", "share")
+_ZERO = ("identity", "rest", "scene", "both", "change", "share", "logit")
 
 
 @flax.struct.dataclass

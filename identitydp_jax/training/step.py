@@ -250,15 +250,17 @@ def _make_part_gradients(config, encode, dtype, *, frozen: bool):
             method="draw", mutable=["batch_stats", "penalties"],
         )  # fmt: skip
         whole = at_least_float32(whole)
-        drawn = blend(faces, whole, region)
+        mask = at_least_float32(net.apply({"params": params}, maps, method="mask"))
+        drawn = blend(faces, whole, region * mask)
         # Terms without a weight cost nothing but what the metrics need.
         seen = drawn if weights.identity or weights.leak else jax.lax.stop_gradient(drawn)
         embedding = _embed(encode, encoder_params, soften(seen, amount), dtype)
         terms = {
             "identity": losses.identity(embedding, targets),
             "leak": losses.leak(embedding, own, targets),
+            # Without the mask, which would make it easy by showing the photo.
             "reconstruction": losses.reconstruction(
-                drawn, truth, known[:, None, None, None], weights.reduction
+                blend(faces, whole, region), truth, known[:, None, None, None], weights.reduction
             ),
             "colour": losses.colour(drawn, faces),
             "detail": losses.detail(drawn, truth),
@@ -266,7 +268,9 @@ def _make_part_gradients(config, encode, dtype, *, frozen: bool):
         if weights.surroundings:
             terms["surroundings"] = losses.surroundings(whole, truth, known, region)
         if weights.edge:
-            terms["edge"] = losses.edge(whole, faces, region)
+            terms["edge"] = losses.edge(whole, faces, region * mask)
+        if weights.seam:
+            terms["seam"] = losses.seam(whole, faces, mask, region)
         if weights.styles:
             terms |= _penalties(updates["penalties"]["generator"], styles)
         if weights.landmarks:
