@@ -81,7 +81,7 @@ def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np
         it covers the identity embedding, given the attribute maps.
 
     Returns:
-      uint8 sRGB (N, R, R, 3). The pixels of a face depend on the face, its key, the model and the
+      what `draw_faces` returns. The pixels of a face depend on the face, its key, the model and the
       setting, and not on the batch that it is in.
 
     Raises:
@@ -120,7 +120,8 @@ def draw_faces(model: Model, faces, identities) -> np.ndarray:
         which no noise protects.
 
     Returns:
-      uint8 sRGB (N, R, R, 3).
+      uint8 sRGB (N, R, R, 3); of networks that have one with the paste mask as an alpha channel,
+      (N, R, R, 4): 255 where the face is to be seen, 0 where the photo.
 
     Raises:
       UserError: the faces have another shape or dtype.
@@ -193,7 +194,12 @@ def _drawing(config):
     net = AEINet(config)
 
     def draw(variables, faces, identities):
-        return to_uint8(net.apply(variables, to_float(faces), identities))
+        maps = net.apply(variables, to_float(faces), method="attributes")
+        drawn = to_uint8(net.apply(variables, identities, maps, method="draw"))
+        if not config.has_mask:
+            return drawn
+        mask = net.apply(variables, maps, method="mask")
+        return jnp.concatenate([drawn, jnp.round(255.0 * mask).astype(jnp.uint8)], axis=-1)
 
     return draw
 

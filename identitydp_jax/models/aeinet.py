@@ -101,6 +101,11 @@ class AEIConfig:
         return int(math.log2(side))
 
     @property
+    def has_mask(self) -> bool:
+        """Whether it says where a drawn face is to be seen, see `AEINet.mask`."""
+        return self.fusion == "prior"
+
+    @property
     def has_coarse(self) -> bool:
         """Whether there is a coarse face."""
         return self.coarse < self.resolution
@@ -288,7 +293,7 @@ class AEINet(nn.Module):
     def mask(self, attributes):
         """Share of the drawn face that is pasted within `face_region`, (N, R, R, 1) in [0, 1]."""
         side = self.config.resolution
-        if self.config.fusion == "prior":
+        if self.config.has_mask:
             return self.paste_mask(attributes, side)
         return jnp.ones((len(attributes[0]), side, side, 1), attributes[0].dtype)
 
