@@ -61,7 +61,10 @@ def main():
     rows = [faces[:_SHOWN]]
     for name, target in asked.items():
         whole = stages.draw_faces(model, faces, target["encoder"])
-        drawn = np.asarray(to_uint8(blend(to_float(faces), to_float(whole), region)))
+        share = region
+        if whole.shape[-1] == 4:
+            share, whole = region * (whole[..., 3:] / np.float32(255)), whole[..., :3]
+        drawn = np.asarray(to_uint8(blend(to_float(faces), to_float(whole), share)))
         figures = {}
         for net, f in embed.items():
             e = f(drawn)
