@@ -28,7 +28,7 @@ QUESTIONS = (
     ("beard", "worn"),
 )
 _CHILD, _SENIOR, _MEDIUM, _DARK = 1, 2, 3, 4
-_FOLDER = pathlib.Path(__file__).parent / "shipped" / "declared"
+FOLDER = pathlib.Path(__file__).parent / "shipped" / "declared"
 
 
 def zeros(dimension: int, inputs: int) -> dict:
@@ -59,7 +59,7 @@ def load(encoder: str) -> dict:
     Raises:
       UserError: there are none.
     """
-    path = _FOLDER / f"{encoder}.safetensors"
+    path = FOLDER / f"{encoder}.safetensors"
     if not path.is_file():
         raise UserError(f"{encoder}: no heads for declared attributes come with this encoder")
     tensors = safetensors.numpy.load(path.read_bytes())

@@ -55,7 +55,7 @@ def test_an_unknown_attribute_is_one_clear_line(text):
 
 
 def test_an_encoder_without_heads_is_one_clear_line():
-    with pytest.raises(UserError, match="^sface: no heads"):
+    with pytest.raises(UserError, match=r"^sface: no heads"):
         declared.load("sface")
 
 
