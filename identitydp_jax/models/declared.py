@@ -53,15 +53,14 @@ def zeros(dimension: int, inputs: int) -> dict:
     return {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
 
 
-def load(encoder: str) -> dict:
-    """Return the heads and statistics that come with the package for an encoder, by its name.
+def load(encoder: str) -> dict | None:
+    """Return heads and statistics for an encoder by its name; None if none come with the package.
 
-    Raises:
-      UserError: there are none.
+    They are what `zeros` describes, float32 numpy arrays.
     """
     path = FOLDER / f"{encoder}.safetensors"
     if not path.is_file():
-        raise UserError(f"{encoder}: no heads for declared attributes come with this encoder")
+        return None
     tensors = safetensors.numpy.load(path.read_bytes())
     return {name: np.float32(value) for name, value in tensors.items()}
 
