@@ -5,6 +5,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -58,9 +59,9 @@ class Model:
         if not preserve:
             return network["population"]
         if preserve not in self._populations:
-            chosen = declared.preserved(preserve)
-            made = condition(network["population"], network["declared"], chosen)
-            self._populations[preserve] = made
+            self._populations[preserve] = jax.jit(condition)(
+                network["population"], network["declared"], declared.preserved(preserve)
+            )
         return self._populations[preserve]
 
     @property
