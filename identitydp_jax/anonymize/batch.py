@@ -12,6 +12,7 @@ from identitydp_jax.anonymize import compositing, files, images, methods, photos
 from identitydp_jax.anonymize.manifest import Manifest, sha256
 from identitydp_jax.checks import UserError
 from identitydp_jax.data.detection import Detector
+from identitydp_jax.models import declared
 from identitydp_jax.privacy import keys, ledger, setting
 from identitydp_jax.privacy.accounting import Budget
 
@@ -119,7 +120,7 @@ class Batch:
 
     def _tag(self, data: bytes) -> str:
         """Return a keyed hash of the input and all that changes its result, to recognise it by."""
-        options = f"min_face={self.min_face};on_no_face={self.on_no_face};{self.method.policy}"
+        options = f"min_face={self.min_face};on_no_face={self.on_no_face};{self.method.recipe}"
         if self.account is not None and self.account.subject is not None:
             options += f";subject={self.account.subject}"
         return keys.tag(self.master, digest=hashlib.sha256(data).digest(), text=options)
@@ -130,9 +131,11 @@ def _method(args) -> methods.Method:
     names = ("privacy", "target_similarity", "mechanism", "epsilon", "calibration")
     given = [name for name in names if getattr(args, name) is not None]
     spec, chosen = args.method, _setting(args, given)
-    method = methods.parse(spec, model=args.model or "default", setting=chosen)
+    preserve = None if args.preserve is None else declared.parse(args.preserve)
+    method = methods.parse(spec, model=args.model or "default", setting=chosen, preserve=preserve)
     if isinstance(method, methods.Baseline):
-        useless = [*given, "model"] if args.model else given
+        others = [name for name in ("model", "preserve") if getattr(args, name) is not None]
+        useless = [*given, *others]
     elif spec != "identitydp":  # it says mechanism and epsilon itself
         useless = [name for name in given if name != "calibration"]
     else:

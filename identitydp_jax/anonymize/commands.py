@@ -39,6 +39,12 @@ def add_parser(subparsers) -> None:
     _add_account_options(parser)
     parser.add_argument("--model", help="name or file of a trained model (default)")
     parser.add_argument(
+        "--preserve",
+        metavar="LIST",
+        help="what a drawn face shares with its original: gender,age,skin,glasses,beard, some of"
+        " them, or none (all that the model can preserve)",
+    )
+    parser.add_argument(
         "--min-face",
         type=int,
         default=20,

@@ -2,19 +2,21 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from identitydp_jax.checks import UserError
-from identitydp_jax.models import pretrained
+from identitydp_jax.models import declared, pretrained
 from identitydp_jax.models.aeinet import AEIConfig, AEINet
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.layers import reduce
 from identitydp_jax.models.pixels import to_float, to_uint8
-from identitydp_jax.models.population import transport
+from identitydp_jax.models.population import condition, transport
 from identitydp_jax.privacy.mechanism import decode, release
 from identitydp_jax.privacy.setting import PrivacySetting
 from identitydp_jax.sharding import map_rows
@@ -39,6 +41,28 @@ class Model:
     encode: Any
     sha256: str
     encoder_sha256: str
+    _populations: dict = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The declared attributes that it can preserve, of `models.declared.ATTRIBUTES`."""
+        return declared.ATTRIBUTES if "declared" in self.params["network"] else ()
+
+    def population(self, preserve: tuple[str, ...]):
+        """Return the population whose members share these attributes with a face, for `transport`.
+
+        It is computed once for each choice.
+        """
+        network = self.params["network"]
+        if not preserve:
+            return network["population"]
+        if preserve not in self._populations:
+            self._populations[preserve] = jax.jit(condition)(
+                network["population"], network["declared"], declared.preserved(preserve)
+            )
+        return self._populations[preserve]
 
     @property
     def resolution(self) -> int:
@@ -70,7 +94,9 @@ def load_model(name_or_path: str = "default") -> Model:
     return Model(str(name_or_path), file.config, params, encode, file.sha256, encode.sha256)
 
 
-def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.ndarray:
+def anonymize_faces(
+    model: Model, faces, *, keys, setting: PrivacySetting, preserve: Sequence[str] | None = None
+) -> np.ndarray:
     """Replace the identities of aligned faces (section III of the paper, stages I to III).
 
     Args:
@@ -78,18 +104,22 @@ def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np
       faces: uint8 sRGB (N, R, R, 3), R = `model.resolution`, in the model frame (`align`).
       keys: N typed ChaCha20 keys, one per face, of `privacy.keys`; never use one for two faces.
       setting: the privacy mechanism and its budget. The guarantee is that of `privacy.mechanism`:
-        it covers the identity embedding, given the attribute maps.
+        it covers the identity embedding, given the attribute maps and what is preserved.
+      preserve: the declared attributes that the drawn faces share with the faces; None takes all
+        that the model can preserve.
 
     Returns:
       what `draw_faces` returns. The pixels of a face depend on the face, its key, the model and the
       setting, and not on the batch that it is in.
 
     Raises:
-      UserError: the faces have another shape or dtype, the keys are not one per face, or the
-        setting is for embeddings of another length.
+      UserError: the faces have another shape or dtype, the keys are not one per face, the
+        setting is for embeddings of another length, or the model can't preserve an attribute.
     """
+    kept = check_preserve(model, preserve)
     codes = release_faces(model, faces, keys=keys, setting=setting)
-    return draw_faces(model, faces, target_identities(model, codes, setting=setting))
+    targets = target_identities(model, faces, codes, setting=setting, preserve=kept)
+    return draw_faces(model, faces, targets)
 
 
 def release_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.ndarray:
@@ -130,22 +160,36 @@ def draw_faces(model: Model, faces, identities) -> np.ndarray:
     return map_rows(_drawing(model.config), model.params["network"], faces, identities)
 
 
-def target_identities(model: Model, codes, *, setting: PrivacySetting) -> np.ndarray:
+def target_identities(
+    model: Model, faces, codes, *, setting: PrivacySetting, preserve: tuple[str, ...]
+) -> np.ndarray:
     """Return the identities float32 (N, D), unit L2, that the generator is asked for.
 
-    Noised identities are moved to where those of people are, as far as the setting's noise moved
-    them away, see `models.population`: post-processing.
+    Noised identities are moved to where those of people are who share the preserved attributes of
+    the faces, as far as the setting's noise moved them away, see `models.population`:
+    post-processing of the codes and of these attributes.
 
     Args:
       model: from `load_model`.
+      faces: uint8 sRGB (N, R, R, 3), for their declared attributes.
       codes: int32 (N, D), of `release_faces` or remembered by a ledger.
       setting: that they were released with.
+      preserve: from `check_preserve`.
     """
     params = {
-        "population": model.params["network"]["population"],
+        "population": model.population(preserve),
         "cosine": np.float32(setting.expected_cosine),
     }
-    return map_rows(_moved, params, codes)
+    if not preserve:
+        return map_rows(_moved, params, codes)
+    return map_rows(_moved, params, codes, declared_attributes(model, faces))
+
+
+def declared_attributes(model: Model, faces) -> np.ndarray:
+    """Return what `models.declared` finds in aligned uint8 faces (N, R, R, 3), float32 (N, A)."""
+    heads = {name: model.params["network"]["declared"][name] for name in ("kernel", "bias")}
+    params = {"encoder": model.params["encoder"], "heads": heads}
+    return map_rows(_declaring(model.encode), params, faces)
 
 
 def embed_faces(model: Model, faces) -> np.ndarray:
@@ -159,6 +203,21 @@ def attributes_of_faces(model: Model, faces, side: int = 8) -> np.ndarray:
     Every map larger than `side` is averaged down to (side, side) first.
     """
     return map_rows(_attributes(model.config, side), model.params["network"], faces)
+
+
+def check_preserve(model: Model, preserve: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the attributes to preserve in their fixed order; None is all that the model can.
+
+    Raises:
+      UserError: the model can't preserve one of them.
+    """
+    wanted = declared.parse(",".join(preserve) or "none") if preserve is not None else ()
+    if missing := [name for name in wanted if name not in model.attributes]:
+        raise UserError(
+            f"model {model.name} can't preserve {','.join(missing)}: it knows"
+            f" {','.join(model.attributes) or 'none'} (preserve)"
+        )
+    return model.attributes if preserve is None else wanted
 
 
 def check_setting(model: Model, setting: PrivacySetting) -> None:
@@ -204,8 +263,18 @@ def _drawing(config):
     return draw
 
 
-def _moved(params, codes):
-    return transport(params["population"], decode(codes), cosine=params["cosine"])
+def _moved(params, codes, answers=None):
+    noised = decode(codes)
+    return transport(params["population"], noised, cosine=params["cosine"], answers=answers)
+
+
+@functools.cache
+def _declaring(encode):
+    def answers(params, faces):
+        maps = encode.middle(params["encoder"], identity_crop(to_float(faces)))
+        return declared.find(params["heads"], maps)
+
+    return answers
 
 
 @functools.cache

@@ -15,8 +15,8 @@ import safetensors
 import safetensors.numpy
 
 from identitydp_jax.checks import UserError
+from identitydp_jax.models import declared, population
 from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
-from identitydp_jax.models.population import zeros
 from identitydp_jax.weights import cache
 from identitydp_jax.weights.registry import DEFAULT_MODEL, MODELS
 
@@ -27,7 +27,8 @@ class NetworkFile:
 
     Attributes:
       config: shape of the network.
-      variables: `params`, `batch_stats` and `population`, float32.
+      variables: `params`, `batch_stats` and `population`, float32; and `declared`, of
+        `models.declared`, if the model can preserve declared attributes.
       encoder: name or path of the identity encoder that it was trained with.
       sha256: hexadecimal digest of the file.
     """
@@ -82,7 +83,11 @@ def load(name_or_path="default") -> NetworkFile:
             metadata = file.metadata() or {}
         config = AEIConfig(**json.loads(metadata["config"]))
         encoder = metadata["encoder"]
-        expected = {**variable_shapes(config), "population": zeros(config.identity_dimension)}
+        empty = population.zeros(config.identity_dimension)
+        expected = {**variable_shapes(config), "population": empty}
+        if any(name.startswith("declared/") for name in tensors):
+            inputs = len(tensors["declared/kernel"])
+            expected["declared"] = declared.zeros(config.identity_dimension, inputs)
         expected = jax.tree.map(lambda leaf: leaf.shape, expected)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, UserError):
         raise UserError(f"{path}: not a model file of `identitydp train --export`") from None

@@ -7,12 +7,13 @@ given the attribute maps*, with delta 0. (``gaussian``: rho-zero-concentrated di
 instead.) That is proved for the very integers that run, in `privacy.lattice`, `privacy.privunit`
 and `privacy.discrete_gaussian`; the one assumption is that the bits of a secret ChaCha20 key are
 uniform and independent for whoever lacks it. Decoding codes, and drawing an image from them, is
-post-processing and costs nothing.
+post-processing and costs nothing. The declared attributes that are preserved (`models.declared`)
+count among what is given, as the maps do.
 
 **What is not.**
 
-- The image is not epsilon-differentially private: it also depends on the attribute maps, which
-  carry no noise.
+- The image is not epsilon-differentially private: it also depends on the attribute maps and on
+  the declared attributes (`models.declared`), which carry no noise.
 - Calibration ``paper`` takes Delta from a finite set of faces, which bounds no face outside it: its
   nominal epsilon is the paper's, its certified one is larger.
 - A key used twice, for two embeddings at one setting, reveals their difference. `privacy.keys`

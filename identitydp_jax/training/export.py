@@ -9,6 +9,7 @@ import ml_collections
 
 from identitydp_jax import __version__
 from identitydp_jax.checks import UserError
+from identitydp_jax.models import declared
 from identitydp_jax.models.layers import parameter_count
 from identitydp_jax.models.pretrained import save
 from identitydp_jax.training import state as states
@@ -67,6 +68,8 @@ def export_run(workdir, path, *, best: bool, command: str) -> None:
 def export(path, config, variables, *, steps: int, command: str) -> None:
     """Write variables of a network as safetensors, in half precision, and a model card beside them.
 
+    Heads for declared attributes go with it if there are any for its encoder.
+
     Args:
       path: the file; the card gets its name with the ending `.md`.
       config: the configuration of the run.
@@ -81,6 +84,9 @@ def export(path, config, variables, *, steps: int, command: str) -> None:
     card = path.with_suffix(".md")
     if card == path:
         raise UserError(f"{path}: is the name of the model card; give one that ends otherwise")
+    heads = declared.load(config.encoder)
+    if heads is not None:
+        variables = {**variables, "declared": heads}
     save(path, states.network_config(config), variables, encoder=config.encoder)
     text = _CARD.format(
         name=path.stem, file=path.name, version=__version__, command=command, steps=steps,

@@ -77,6 +77,16 @@ def test_a_subject_has_one_face_and_one_charge(photo):
     assert len(_entries()) == 2
 
 
+def test_a_remembered_code_serves_whatever_is_preserved(photo):
+    assert _run("--subject", "Ada") == 0
+    assert _run("--subject", "Ada", "--preserve", "none", output="bare") == 0
+    assert len(_entries()) == 1 and _faces("bare")[0]["charged"]["reused"]
+    # But it is another picture, and not taken for the one that was made before.
+    assert _colour("out/photo.png", FACE) != _colour("bare/photo.png", FACE)
+    assert _run("--subject", "Ada", "--preserve", "none") == 1
+    assert _run("--subject", "Ada") == 0
+
+
 def test_several_faces_are_no_subject(photo, capsys):
     save(photo, picture(FACE, OTHER))
     assert _run("--subject", "Ada") == 1

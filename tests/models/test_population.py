@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from identitydp_jax.models.population import measure, transport, zeros
+from identitydp_jax.models import declared
+from identitydp_jax.models.population import condition, measure, transport, zeros
 
 D = 128
 TRANSPORT = jax.jit(lambda population, noised, c: transport(population, noised, cosine=c))
@@ -104,3 +105,78 @@ def test_a_row_goes_its_own_way(people, population):
         one = TRANSPORT(population, noised[i : i + 1], cosines[i])
         np.testing.assert_allclose(each[i], one[0], atol=1e-6)
     assert np.abs(np.asarray(each[0]) - whole[0]).max() > 0.01
+
+
+@pytest.fixture(scope="module")
+def answered(people):
+    """Answers of the same people, and their identities moved along an axis for each yes.
+
+    Nobody with a beard is a child, and the three that are left say nothing.
+    """
+    rng = np.random.default_rng(7)
+    answers = rng.random((len(people), len(declared.QUESTIONS))) < 0.3
+    answers[:, 1] &= ~answers[:, 6]
+    axes, _ = np.linalg.qr(np.random.default_rng(8).normal(size=(D, 7)))
+    moved = people + 0.4 * (answers[:, :4] - 0.3) @ axes.T[:4]
+    return _unit(moved).astype(np.float32), answers.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def conditioned(answered):
+    rows, answers = (jnp.asarray(x) for x in answered)
+    stats = declared.measure(rows, answers)
+    return {
+        names: condition(measure(rows), stats, declared.preserved(names))
+        for names in ((), ("gender",), declared.ATTRIBUTES)
+    }
+
+
+def _given(population, noised, c, answers):
+    return np.asarray(transport(population, noised, cosine=c, answers=answers))
+
+
+@pytest.mark.parametrize("cosine", [0.0, 0.3])
+def test_targets_lie_where_those_with_the_same_answers_are(answered, conditioned, cosine):
+    rows, answers = answered
+    noised = _noised(rows, cosine)
+    moved = _given(conditioned[declared.ATTRIBUTES], noised, cosine, answers)
+    np.testing.assert_allclose(np.linalg.norm(moved, axis=1), 1, rtol=1e-5)
+    for question in range(4):
+        for yes in (0, 1):
+            group = answers[:, question] == yes
+            assert max(_apart(moved[group], rows[group])) < 0.3
+        # Which is more than without: there, both groups have one mean.
+        gap = rows[answers[:, question] == 1].mean(0) - rows[answers[:, question] == 0].mean(0)
+        groups = [moved[answers[:, question] == yes].mean(0) for yes in (1, 0)]
+        assert (groups[0] - groups[1]) @ gap / (gap @ gap) == pytest.approx(1.3, abs=0.1)
+
+
+def test_answers_that_nobody_gave_together_add_up(answered, conditioned):
+    rows, answers = answered
+    assert not (answers[:, 1] * answers[:, 6]).any()
+    both = np.zeros((len(rows), answers.shape[1]), np.float32)
+    both[:, [0, 1, 6]] = 1
+    wanted = [rows[answers[:, question] == 1].mean(0) for question in (0, 1)]
+    moved = _given(conditioned[declared.ATTRIBUTES], _noised(rows, 0.0), 0.0, both).mean(0)
+    assert all((moved - rows.mean(0)) @ (mean - rows.mean(0)) > 0 for mean in wanted)
+
+
+def test_what_is_not_chosen_has_no_say(answered, conditioned):
+    rows, answers = answered
+    noised, other = _noised(rows[:50], 0.3), 1 - answers[:50]
+    nothing = _given(conditioned[()], noised, 0.3, answers[:50])
+    np.testing.assert_allclose(nothing, _given(conditioned[()], noised, 0.3, other), atol=1e-6)
+    plain = TRANSPORT(measure(jnp.asarray(rows)), noised, 0.3)
+    np.testing.assert_allclose(nothing, plain, atol=1e-3)
+    other[:, 0] = answers[:50, 0]
+    gender = conditioned[("gender",)]
+    same, moved = (_given(gender, noised, 0.3, x) for x in (answers[:50], other))
+    np.testing.assert_allclose(same, moved, atol=1e-6)
+    other[:, 0] = 1 - answers[:50, 0]
+    assert (np.abs(_given(gender, noised, 0.3, other) - same).max(1) > 0.01).all()
+
+
+def test_without_noise_answers_move_nothing(answered, conditioned):
+    rows, answers = answered
+    still = _given(conditioned[declared.ATTRIBUTES], rows[:50], 1.0, 1 - answers[:50])
+    np.testing.assert_allclose(still, rows[:50], atol=1e-5)

@@ -39,6 +39,28 @@ def test_round_trip(file):
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
+def test_declared_attributes_come_with_the_network_or_not_at_all(file):
+    assert "declared" not in pretrained.load(file).variables
+    wanted = {**_variables(), "declared": tiny.declared_attributes()}
+    pretrained.save(file, tiny.CONFIG, wanted, encoder="w600k_mbf")
+    found = pretrained.load(file).variables["declared"]
+    assert found.keys() == wanted["declared"].keys()
+    for name, value in found.items():
+        np.testing.assert_allclose(value, wanted["declared"][name], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["kernel", "mean", "cross"])
+@pytest.mark.parametrize("cut", [lambda x: x[..., :-1], None], ids=["shape", "missing"])
+def test_half_of_what_declared_attributes_need_is_refused(file, name, cut):
+    variables = {**_variables(), "declared": tiny.declared_attributes()}
+    value = variables["declared"].pop(name)
+    if cut is not None:
+        variables["declared"][name] = cut(value)
+    pretrained.save(file, tiny.CONFIG, variables, encoder="w600k_mbf")
+    message = _refusal(file)
+    assert "not those of the network it describes" in message or "not a model file" in message
+
+
 def test_hash_is_that_of_the_file_and_follows_its_content(file):
     assert pretrained.load(file).sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     before = file.read_bytes()
