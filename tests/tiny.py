@@ -83,7 +83,15 @@ def declared_attributes(dimension: int = 512):
     pictures = to_float(faces(300, seed=6))
     crops = identity_crop(pictures)
     answers = declared.find({**empty, "kernel": kernel}, middle({}, crops))
-    return {**empty, "kernel": kernel, **declared.measure(encode(encoder_params(), crops), answers)}
+    known = declared.measure(encode(encoder_params(), crops), answers)
+    nobodies = rng.normal(size=empty["gallery"].shape)
+    gallery = {
+        "gallery": jnp.asarray(nobodies / np.linalg.norm(nobodies, axis=1)[:, None], jnp.float32),
+        "gallery_answers": jnp.asarray(
+            rng.random(empty["gallery_answers"].shape) < 0.5, jnp.float32
+        ),
+    }
+    return {**empty, "kernel": kernel, **known, **gallery}
 
 
 def encoder_params():

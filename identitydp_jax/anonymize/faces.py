@@ -16,7 +16,7 @@ from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.layers import reduce
 from identitydp_jax.models.pixels import to_float, to_uint8
-from identitydp_jax.models.population import condition, transport
+from identitydp_jax.models.population import anchor, condition, suitable, transport
 from identitydp_jax.privacy.mechanism import decode, release
 from identitydp_jax.privacy.setting import PrivacySetting
 from identitydp_jax.sharding import map_rows
@@ -56,7 +56,7 @@ class Model:
         It is computed once for each choice.
         """
         network = self.params["network"]
-        if not preserve:
+        if "declared" not in network:
             return network["population"]
         if preserve not in self._populations:
             self._populations[preserve] = jax.jit(condition)(
@@ -180,9 +180,13 @@ def target_identities(
         "population": model.population(preserve),
         "cosine": np.float32(setting.expected_cosine),
     }
-    if not preserve:
+    if "declared" not in model.params["network"]:
         return map_rows(_moved, params, codes)
-    return map_rows(_moved, params, codes, declared_attributes(model, faces))
+    params["declared"] = {
+        name: model.params["network"]["declared"][name] for name in ("gallery", "gallery_answers")
+    }
+    params["chosen"] = declared.preserved(preserve)
+    return map_rows(_suited, params, codes, declared_attributes(model, faces))
 
 
 def declared_attributes(model: Model, faces) -> np.ndarray:
@@ -263,9 +267,15 @@ def _drawing(config):
     return draw
 
 
-def _moved(params, codes, answers=None):
-    noised = decode(codes)
-    return transport(params["population"], noised, cosine=params["cosine"], answers=answers)
+def _moved(params, codes):
+    return transport(params["population"], decode(codes), cosine=params["cosine"])
+
+
+def _suited(params, codes, answers):
+    population, cosine = params["population"], params["cosine"]
+    moved = transport(population, decode(codes), cosine=cosine, answers=answers)
+    faces = suitable(population, params["declared"], moved, answers, params["chosen"])
+    return anchor(faces, moved, cosine=cosine)
 
 
 @functools.cache

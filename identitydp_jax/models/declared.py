@@ -28,6 +28,7 @@ QUESTIONS = (
     ("beard", "worn"),
 )
 _CHILD, _SENIOR, _MEDIUM, _DARK = 1, 2, 3, 4
+GALLERY_SIZE = 1024
 FOLDER = pathlib.Path(__file__).parent / "shipped" / "declared"
 
 
@@ -39,8 +40,9 @@ def zeros(dimension: int, inputs: int) -> dict:
       inputs: P, the number of values of an encoder's middle map.
 
     Returns:
-      float32 `kernel` (P, A) and `bias` (A,) of the heads, A = len(QUESTIONS), and the statistics
-      of `measure`.
+      float32 `kernel` (P, A) and `bias` (A,) of the heads, A = len(QUESTIONS), the statistics of
+      `measure`, and the `gallery` (GALLERY_SIZE, D), unit embeddings of faces of nobody, with their
+      answers, `gallery_answers` (GALLERY_SIZE, A).
     """
     count = len(QUESTIONS)
     shapes = {
@@ -49,6 +51,8 @@ def zeros(dimension: int, inputs: int) -> dict:
         "mean": (count,),
         "covariance": (count, count),
         "cross": (count, dimension),
+        "gallery": (GALLERY_SIZE, dimension),
+        "gallery_answers": (GALLERY_SIZE, count),
     }
     return {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
 

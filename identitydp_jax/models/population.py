@@ -9,6 +9,8 @@ embedding has given the attributes, the result has too.
 
 import jax.numpy as jnp
 
+_CANDIDATES = 24
+_LEAST = 0.05  # of the largest deviation: what varies less decides as if it varied so much
 _RIDGE = 1e-6  # so that an answer that all people share can be divided by
 # What is linear in the answers leaves out what they do together: this much more of it and targets
 # are as like a face (cosine .127 on 2,500 generated ones) as other faces with the same answers.
@@ -85,6 +87,35 @@ def condition(population, declared, chosen):
     return {"mean": population["mean"], "answers": declared["mean"], **fitted}
 
 
+def suitable(population, declared, moved, answers, chosen):
+    """Return for each moved identity a face of nobody that suits it, (N, D) of unit norm.
+
+    Of the gallery's faces those are candidates that share the chosen declared attributes, or most
+    of them: at least 24 faces. The one is taken that lies most in the moved identity's direction
+    from what faces with these answers are like, in standard deviations. It reads what `transport`
+    reads.
+
+    Args:
+      population: of `condition`.
+      declared: with the gallery of `declared.zeros`.
+      moved: (N, D), of `transport`.
+      answers: (N, A), as `transport` takes them.
+      chosen: bool (A,), as `condition` takes it.
+    """
+    gallery, theirs = declared["gallery"], declared["gallery_answers"]
+    different = jnp.abs(answers[:, None] - theirs) @ jnp.where(chosen, 1.0, 0.0)
+    least = jnp.sort(different, axis=1)[:, _CANDIDATES - 1 : _CANDIDATES]
+    deviation = population["deviation"]
+    scale = jnp.maximum(deviation, _LEAST * deviation.max())
+
+    def white(x, answers):
+        rows = ((x - _mean(population, answers)) @ population["basis"]) / scale
+        return rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
+
+    likeness = white(moved, answers) @ white(gallery, theirs).T
+    return gallery[jnp.argmax(jnp.where(different <= least, likeness, -2.0), axis=1)]
+
+
 def transport(population, noised, *, cosine, answers=None):
     """Move noised identities to where the identities of people are.
 
@@ -102,12 +133,15 @@ def transport(population, noised, *, cosine, answers=None):
     Returns:
       float32 (N, D), unit rows.
     """
-    mean, basis, variance = population["mean"], population["basis"], population["deviation"] ** 2
-    if answers is not None:
-        mean = mean + (answers - population["answers"]) @ population["shift"]
+    basis, variance = population["basis"], population["deviation"] ** 2
+    mean = population["mean"] if answers is None else _mean(population, answers)
     c = jnp.reshape(jnp.asarray(cosine, jnp.float32), (-1, 1))
     noise = jnp.maximum(1.0 - c * c, 0.0) / mean.shape[-1]
     tiny = jnp.float32(1e-12)  # where neither faces nor noise vary, nothing moves
     gain = jnp.sqrt((variance + tiny) / (c * c * variance + noise + tiny))
     moved = noised + (1.0 - c) * mean + ((gain - 1.0) * ((noised - c * mean) @ basis)) @ basis.T
     return moved / jnp.linalg.norm(moved, axis=-1, keepdims=True)
+
+
+def _mean(population, answers):
+    return population["mean"] + (answers - population["answers"]) @ population["shift"]

@@ -45,7 +45,9 @@ def write(encoder: str, path, *, numbers=NUMBERS) -> None:
     }
     heads = fit(maps, known["yes"], known["no"])
     answers = declared.find(heads, jnp.asarray(maps))
-    tree = {**heads, **declared.measure(jnp.asarray(embeddings), answers)}
+    chosen = choose_gallery(np.asarray(answers))
+    gallery = {"gallery": embeddings[chosen], "gallery_answers": answers[chosen]}
+    tree = {**heads, **declared.measure(jnp.asarray(embeddings), answers), **gallery}
     tensors = {name: np.asarray(value, np.float16) for name, value in tree.items()}
     try:
         pathlib.Path(path).write_bytes(safetensors.numpy.save(tensors))
@@ -82,6 +84,20 @@ def fit(maps, yes, no) -> dict:
         columns.append(rows.T @ dual.astype(np.float32) / scale)
         bias.append(dual.sum() - mean @ columns[-1])
     return {"kernel": np.float32(np.stack(columns, 1)), "bias": np.float32(bias)}
+
+
+def choose_gallery(answers: np.ndarray) -> np.ndarray:
+    """Return the places of `declared.GALLERY_SIZE` faces, those of rare answers first.
+
+    Faces are taken in turn from all combinations of answers (N, A), so that those of a rare one
+    have a choice, too.
+    """
+    _, combination = np.unique(answers, axis=0, return_inverse=True)
+    turn = np.zeros(len(answers), int)
+    for value in range(combination.max() + 1):
+        places = np.flatnonzero(combination == value)
+        turn[places] = np.arange(len(places))
+    return np.sort(np.argsort(turn, kind="stable")[: declared.GALLERY_SIZE])
 
 
 def _describe(encoder: str, numbers) -> tuple[np.ndarray, np.ndarray]:

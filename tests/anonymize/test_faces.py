@@ -23,7 +23,7 @@ from identitydp_jax.models import declared
 from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float, to_uint8
-from identitydp_jax.models.population import condition, measure, transport
+from identitydp_jax.models.population import anchor, condition, measure, suitable, transport
 from identitydp_jax.privacy.mechanism import decode
 from identitydp_jax.privacy.setting import PrivacySetting
 
@@ -139,7 +139,9 @@ def test_targets_are_of_those_who_share_what_is_preserved(able):
         chosen = declared.preserved(preserve)
         given = condition(able.params["network"]["population"], heads, chosen)
         noised, cosine = decode(jnp.asarray(codes)), LOW.expected_cosine
-        expected = transport(given, noised, cosine=cosine, answers=answers)
+        moved = transport(given, noised, cosine=cosine, answers=answers)
+        faces_of_nobody = suitable(given, heads, moved, answers, chosen)
+        expected = anchor(faces_of_nobody, moved, cosine=cosine)
         np.testing.assert_allclose(targets(faces, preserve), expected, atol=1e-5)
     # Of the faces these answers alone reach the target: with the same codes, those who give the
     # same answers get the same.
@@ -164,8 +166,13 @@ def test_all_that_a_model_can_preserve_is_the_default(able, peopled):
     np.testing.assert_array_equal(every, drawn(able, preserve=declared.ATTRIBUTES[::-1]))
     nothing = drawn(able, preserve=())
     assert (every != nothing).any((1, 2, 3)).all()
-    np.testing.assert_array_equal(nothing, drawn(peopled))
-    np.testing.assert_array_equal(nothing, drawn(peopled, preserve=()))
+    heads = able.params["network"]["declared"]
+    opposite = {**heads, "kernel": -heads["kernel"]}
+    network = {**able.params["network"], "declared": opposite}
+    contrary = dataclasses.replace(able, params={**able.params, "network": network})
+    np.testing.assert_array_equal(nothing, drawn(contrary, preserve=()))
+    assert (every != drawn(contrary)).any((1, 2, 3)).all()
+    np.testing.assert_array_equal(drawn(peopled), drawn(peopled, preserve=()))
     for model, names, said in (
         (peopled, ("age",), "can't preserve age: it knows none"),
         (able, ("hair",), "there is no attribute 'hair'"),

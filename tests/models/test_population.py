@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from identitydp_jax.models import declared
-from identitydp_jax.models.population import condition, measure, transport, zeros
+from identitydp_jax.models.population import (
+    anchor,
+    condition,
+    measure,
+    suitable,
+    transport,
+    zeros,
+)
 
 D = 128
 TRANSPORT = jax.jit(lambda population, noised, c: transport(population, noised, cosine=c))
@@ -180,3 +187,44 @@ def test_without_noise_answers_move_nothing(answered, conditioned):
     rows, answers = answered
     still = _given(conditioned[declared.ATTRIBUTES], rows[:50], 1.0, 1 - answers[:50])
     np.testing.assert_allclose(still, rows[:50], atol=1e-5)
+
+
+def test_faces_that_suit_share_what_is_chosen_and_differ_from_each_other(answered, conditioned):
+    rows, answers = answered
+    chosen = declared.preserved(("gender", "glasses"))
+    population = conditioned[declared.ATTRIBUTES]
+    gallery = {"gallery": jnp.asarray(rows[:1000]), "gallery_answers": jnp.asarray(answers[:1000])}
+    asked = answers[1000:1200]
+    moved = _given(population, _noised(rows[1000:1200], 0.0), 0.0, asked)
+    faces = np.asarray(suitable(population, gallery, moved, asked, chosen))
+    place = [int(np.abs(rows[:1000] - face).sum(1).argmin()) for face in faces]
+    np.testing.assert_allclose(rows[place], faces, atol=1e-6)
+    np.testing.assert_array_equal(answers[place][:, chosen], asked[:, chosen])
+    assert len(set(place)) > 60  # not a few for all
+    plain, nothing = conditioned[()], np.zeros_like(chosen)
+    again = suitable(plain, gallery, moved, 1 - asked, nothing)
+    other = suitable(plain, gallery, moved, asked, nothing)
+    np.testing.assert_array_equal(again, other)
+
+
+def test_a_rare_combination_has_a_choice_of_24_faces(answered, conditioned):
+    rows, answers = answered
+    chosen = declared.preserved(declared.ATTRIBUTES)
+    theirs = np.zeros_like(answers[:1000])
+    theirs[5] = 1
+    gallery = {"gallery": jnp.asarray(rows[:1000]), "gallery_answers": jnp.asarray(theirs)}
+    asked = np.ones((400, answers.shape[1]), np.float32)
+    population = conditioned[declared.ATTRIBUTES]
+    moved = _given(population, _noised(rows[:400], 0.0), 0.0, asked)
+    faces = np.asarray(suitable(population, gallery, moved, asked, chosen))
+    assert len(np.unique(faces, axis=0)) >= 24
+
+
+@pytest.mark.parametrize("cosine, what", [(0.0, "face"), (1.0, "moved")])
+def test_an_anchor_holds_where_nothing_is_left_of_a_face(people, cosine, what):
+    moved, faces = jnp.asarray(people[:20]), jnp.asarray(people[20:40])
+    expected = {"face": faces, "moved": moved}[what]
+    np.testing.assert_allclose(anchor(faces, moved, cosine=cosine), expected, atol=1e-6)
+    between = anchor(faces, moved, cosine=0.6)
+    assert ((between * faces).sum(1) > (moved * faces).sum(1)).all()
+    assert ((between * moved).sum(1) > (moved * faces).sum(1)).all()

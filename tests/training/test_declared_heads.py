@@ -58,12 +58,16 @@ def test_a_file_of_heads_is_read_as_it_was_fitted(shown, tmp_path, monkeypatch):
     (tmp_path / "labels.json").write_text(json.dumps(dict(zip(("yes", "no"), labels, strict=True))))
     monkeypatch.setattr(declared, "FOLDER", tmp_path)
     monkeypatch.setattr(declared_heads, "_describe", lambda *_: (maps, embeddings))
+    monkeypatch.setattr(declared, "GALLERY_SIZE", 32)
     declared_heads.write("mine", tmp_path / "mine.safetensors", numbers=range(400))
     found = declared.load("mine")
     exclusive = declared.find(found, jnp.asarray(maps))
     wanted = declared.measure(jnp.asarray(embeddings), exclusive)
     for name in ("mean", "covariance", "cross"):
         np.testing.assert_allclose(found[name], wanted[name], rtol=1e-2, atol=1e-3)
+    place = [int(np.abs(embeddings - row).sum(1).argmin()) for row in found["gallery"]]
+    assert len(set(place)) == 32
+    np.testing.assert_array_equal(found["gallery_answers"], exclusive[np.array(place)])
     alone = [0, 1, 3, 5, 6]
     np.testing.assert_array_equal(np.asarray(exclusive)[:, alone], answers[:, alone])
     with pytest.raises(UserError, match="cannot be written"):
@@ -90,3 +94,14 @@ def test_the_shipped_heads_answer_for_the_faces_that_were_labelled():
     found = np.asarray(declared.find(heads, encode.middle(params, identity_crop(drawn))))
     right = [found[i, question] == (answer == "yes") for i, (question, answer) in enumerate(asked)]
     assert np.mean(right) >= 6 / 7  # at 64 px; at the 128 of their making all are
+
+
+def test_faces_of_rare_answers_are_all_in_the_gallery(monkeypatch):
+    monkeypatch.setattr(declared, "GALLERY_SIZE", 30)
+    answers = np.zeros((200, COUNT), np.float32)
+    answers[[7, 50, 199], 4] = 1
+    answers[100:140, 0] = 1
+    chosen = declared_heads.choose_gallery(answers)
+    assert len(chosen) == len(set(chosen)) == 30
+    assert {7, 50, 199} <= set(chosen)
+    assert answers[chosen, 0].sum() in (13, 14)
