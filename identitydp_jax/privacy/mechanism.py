@@ -16,7 +16,7 @@ post-processing and costs nothing.
 - Calibration ``paper`` takes Delta from a finite set of faces, which bounds no face outside it: its
   nominal epsilon is the paper's, its certified one is larger.
 - A key used twice, for two embeddings at one setting, reveals their difference. `privacy.keys`
-  derives keys that differ whenever photo, face or policy do.
+  binds every key to the very pixels that are noised, so one key has one embedding.
 - Each independent release of one person adds its loss: `privacy.ledger` keeps account.
 - Whoever has the key and the codes has the embedding.
 """

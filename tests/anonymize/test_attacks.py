@@ -1,0 +1,44 @@
+"""Attacks on the guarantee from around the mechanism: each succeeded once."""
+
+import numpy as np
+from fakes import FakeModel, MarkerDetector, picture
+
+from identitydp_jax.anonymize import faces, photos
+from identitydp_jax.anonymize.methods import IdentityDP
+from identitydp_jax.privacy import discrete_laplace, keys, mechanism
+from identitydp_jax.privacy.setting import PrivacySetting
+
+FACE, NEIGHBOUR = (20, 20, 80, 102), (92, 40, 118, 66)  # within the crop of the face
+
+
+def _embed(crops):
+    """Embed faces as an encoder would: what is in the crop decides."""
+    rows = np.random.default_rng(0).normal(size=(crops[0].size, 512)) / crops[0].size
+    return (crops.reshape(len(crops), -1) @ rows).astype(np.float32)
+
+
+def test_a_pixelated_neighbour_does_not_get_two_embeddings_the_same_noise(fake_model, monkeypatch):
+    setting, seen = PrivacySetting(epsilon=1.0), []
+
+    def release(model, crops, *, keys, setting):
+        rows = _embed(crops)
+        codes = mechanism.release(rows, key=keys, mechanism="laplace", arrays=setting.arrays)
+        seen.append((rows, np.asarray(codes)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(faces, "release_faces", release)
+    method, master = IdentityDP(FakeModel(), setting), keys.audit_master(1)
+    for min_face in (20, 32):  # the same key file, but each time a ledger that knows nothing
+        _, records = photos.anonymize_photo(
+            method,
+            picture(FACE, NEIGHBOUR),
+            master=master,
+            detector=MarkerDetector(),
+            min_face=min_face,
+        )
+        assert records[-1].box == FACE and records[-1].handled == "anonymized"
+    (first, before), (second, after) = ((rows[-1], codes[-1]) for rows, codes in seen)
+    hidden = [discrete_laplace.quantize(row, lattice=setting.arrays) for row in (first, second)]
+    assert (hidden[0] != hidden[1]).any()  # the neighbour is in the crop
+    shown = before - after == np.asarray(hidden[0] - hidden[1])
+    assert shown.mean() < 0.01
