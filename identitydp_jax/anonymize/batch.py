@@ -14,6 +14,7 @@ from identitydp_jax.checks import UserError
 from identitydp_jax.data.detection import Detector
 from identitydp_jax.privacy import keys, ledger, setting
 from identitydp_jax.privacy.accounting import Budget
+from identitydp_jax.privacy.checked_release import check_answers
 
 _MAX_BYTES = 1 << 30  # of an input file; 200 megapixels fit in any of the formats
 
@@ -31,8 +32,14 @@ class Batch:
 
     @classmethod
     def prepare(cls, args) -> "Batch":
-        """Load the method, the detector, the key and the ledger that the command's options name."""
+        """Load the method, the detector, the key and the ledger that the command's options name.
+
+        Raises:
+          UserError: one of them can't be had, or the compiled mechanism gives wrong codes.
+        """
         method = _method(args)
+        if isinstance(method, methods.IdentityDP):
+            check_answers(method.setting.mechanism, method.setting.dimension)
         if args.audit_seed is not None:
             master = keys.audit_master(args.audit_seed)
         else:

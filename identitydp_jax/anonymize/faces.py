@@ -15,7 +15,8 @@ from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.layers import reduce
 from identitydp_jax.models.pixels import to_float, to_uint8
 from identitydp_jax.models.population import transport
-from identitydp_jax.privacy.mechanism import decode, release
+from identitydp_jax.privacy.checked_release import release_rows
+from identitydp_jax.privacy.mechanism import decode
 from identitydp_jax.privacy.setting import PrivacySetting
 from identitydp_jax.sharding import map_rows
 
@@ -95,8 +96,8 @@ def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np
 def release_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.ndarray:
     """Return the noised identities of aligned faces as int32 codes (N, D), stages I and II.
 
-    Arguments and errors are those of `anonymize_faces`. The codes have the guarantee: all that is
-    made of them and of the attribute maps has it too.
+    Arguments and errors are those of `anonymize_faces`, and of `checked_release.release_rows`. The
+    codes have the guarantee: all that is made of them and of the attribute maps has it too.
     """
     _check_faces(model, faces)
     check_setting(model, setting)
@@ -104,8 +105,7 @@ def release_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.n
         raise UserError(
             f"keys have shape {keys.shape}: give one key for each of {len(faces)} faces"
         )
-    params = {"encoder": model.params["encoder"], "noise": setting.arrays}
-    return map_rows(_releasing(model.encode, setting.mechanism), params, faces, keys)
+    return release_rows(embed_faces(model, faces), keys=keys, setting=setting)
 
 
 def draw_faces(model: Model, faces, identities) -> np.ndarray:
@@ -175,17 +175,6 @@ def _check_faces(model: Model, faces) -> None:
         raise UserError(
             f"faces are {faces.dtype} {faces.shape}: this model takes uint8 (N, {side}, {side}, 3)"
         )
-
-
-@functools.cache
-def _releasing(encode, mechanism):
-    embed = _embedding(encode)
-
-    def codes(params, faces, keys):
-        identity = embed(params["encoder"], faces)
-        return release(identity, key=keys, mechanism=mechanism, arrays=params["noise"])
-
-    return codes
 
 
 @functools.cache

@@ -1,10 +1,14 @@
 """Attacks on the guarantee from around the mechanism: each succeeded once."""
 
-import numpy as np
-from fakes import FakeModel, MarkerDetector, picture
+import pathlib
 
-from identitydp_jax.anonymize import faces, photos
+import numpy as np
+from fakes import FakeModel, MarkerDetector, picture, save
+
+from identitydp_jax import cli
+from identitydp_jax.anonymize import batch, faces, photos
 from identitydp_jax.anonymize.methods import IdentityDP
+from identitydp_jax.checks import UserError
 from identitydp_jax.privacy import discrete_laplace, keys, mechanism
 from identitydp_jax.privacy.setting import PrivacySetting
 
@@ -42,3 +46,24 @@ def test_a_pixelated_neighbour_does_not_get_two_embeddings_the_same_noise(fake_m
     assert (hidden[0] != hidden[1]).any()  # the neighbour is in the crop
     shown = before - after == np.asarray(hidden[0] - hidden[1])
     assert shown.mean() < 0.01
+
+
+def test_a_mechanism_that_fails_its_check_stops_the_run_before_any_photo(
+    fake_model, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
+    checked = []
+
+    def fail(mechanism, dimension):
+        checked.append((mechanism, dimension))
+        raise UserError("the compiled mechanism gives other codes")
+
+    monkeypatch.setattr(batch, "check_answers", fail)
+    save(pathlib.Path("in/a.png"), picture(FACE))
+    run = ["anonymize", "in", "-o", "out", "--mechanism", "privunit", "--key-file", "k"]
+    assert cli.main(run) == 2
+    assert capsys.readouterr().err == (
+        "identitydp: error: the compiled mechanism gives other codes\n"
+    )
+    assert checked == [("privunit", 512)] and not pathlib.Path("out").exists()
