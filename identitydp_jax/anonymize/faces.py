@@ -30,8 +30,8 @@ class Model:
       config: shape of the network.
       params: `network` and `encoder`, the variables of both.
       encode: `encode(params, crops)` of the encoder.
-      sha256: hexadecimal digest of the network's file.
-      encoder_sha256: that of the encoder's.
+      sha256: hexadecimal digest of the network; see `models.pretrained.NetworkFile`.
+      encoder_sha256: that of the encoder's file.
     """
 
     name: str

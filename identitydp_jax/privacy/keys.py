@@ -141,7 +141,7 @@ def image_key(master: MasterKey, *, digest: bytes, policy: str):
       master: see `load_or_create` and `audit_master`.
       digest: SHA-256 of exactly what is noised, the aligned face, 32 bytes; not of a file or photo
         that it is from.
-      policy: `PrivacySetting.policy(model_sha256)`. Another setting or model gets another key, as
+      policy: `PrivacySetting.policy` with the model. Another setting or model gets another key, as
         one key for two of them would reveal the difference between what they hide.
 
     For a photo with several faces, use `face_key`: not this key folded with a face's index, since

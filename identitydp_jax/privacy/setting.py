@@ -136,17 +136,18 @@ class PrivacySetting:
             return privunit.expected_cosine(self.noise)
         return discrete_gaussian.expected_cosine(self.noise, self.dimension)
 
-    def policy(self, model_sha256: str) -> str:
+    def policy(self, model_sha256: str, encoder_sha256: str) -> str:
         """Return the canonical text of this setting with a model, for keys, ledger and receipts.
 
-        It names everything that changes what a key is used for, and nothing else.
+        It names everything that changes what a key is used for, and nothing else: the network's
+        digest is of what it is, not of how a file has it, and the encoder's is pinned.
         """
         text = f"{self.mechanism};"
         if self.noise is not None:
             words = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(self.arrays))
             name, noise = self.calibration.name, hashlib.sha256(words).hexdigest()
             text += f"epsilon={self.epsilon!r};calibration={name};noise={noise};"
-        return text + f"model={model_sha256}"
+        return text + f"model={model_sha256};encoder={encoder_sha256}"
 
     def check_disjoint(self, content: bytes) -> None:
         """Raise `UserError` if a photo is in the set that the calibration was measured on.

@@ -93,7 +93,7 @@ def test_the_keys_are_those_of_the_setting_with_the_model(monkeypatch):
         keys.audit_master(0),
         digest=digest,
         crop=crop,
-        policy=PrivacySetting().policy(FakeModel().sha256),
+        policy=PrivacySetting().policy(FakeModel().sha256, FakeModel().encoder_sha256),
         box=np.array(BOXES[0], np.float32),
     )
     assert (jax.random.key_data(used_keys[0]) == jax.random.key_data(expected)).all()
