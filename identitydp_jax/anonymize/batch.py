@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from identitydp_jax import __version__
 from identitydp_jax.anonymize import compositing, files, images, methods, photos
-from identitydp_jax.anonymize.manifest import Manifest, sha256
+from identitydp_jax.anonymize.manifest import Manifest, is_sealed, sealed, sha256
 from identitydp_jax.checks import UserError
 from identitydp_jax.data.detection import Detector
 from identitydp_jax.privacy import keys, ledger, setting
@@ -64,26 +64,28 @@ class Batch:
         data = _read(job.source)
         tag, result = self._tag(data), output / job.name
         if result.exists() and not overwrite:
-            _check_done(result, manifest.find(job.name), tag)
+            _check_done(result, manifest.find(job.name), tag, self.master)
             return "already done"
         image = images.decode(data)
         pixels, status, records = self._anonymize(image.pixels)
         encoded = images.encode(image, pixels)
         height, width = pixels.shape[:2]
         # The manifest first: a result that it does not know would stop the run that resumes.
-        manifest.append(
+        record = (
             self._record(job)
             | {"output": job.name, "output_sha256": sha256(encoded), "tag": tag, "status": status}
             | {"size": [width, height], "notes": list(image.notes)}
             | {"faces": [self._describe_face(record) for record in records]}
         )
+        manifest.append(sealed(record, self.master))
         files.write(result, encoded)
         return status
 
     def record_failure(self, job: files.Job, manifest: Manifest, reason: str) -> None:
         """Note in the manifest that nothing was written for a photo."""
         with contextlib.suppress(OSError):  # the reason is on the screen already
-            manifest.append(self._record(job) | {"status": "failed", "reason": reason})
+            record = self._record(job) | {"status": "failed", "reason": reason}
+            manifest.append(sealed(record, self.master))
 
     def _anonymize(self, pixels):
         """Return the result's pixels, its status, and the records of its faces."""
@@ -194,7 +196,7 @@ def _read(path: pathlib.Path) -> bytes:
     return path.read_bytes()
 
 
-def _check_done(result: pathlib.Path, record: dict | None, tag: str) -> None:
+def _check_done(result: pathlib.Path, record: dict | None, tag: str, master) -> None:
     """Raise unless the file is what the same input and settings gave."""
     if record is None:
         raise UserError(f"{result} exists and is not in the manifest: --overwrite replaces it")
@@ -202,6 +204,11 @@ def _check_done(result: pathlib.Path, record: dict | None, tag: str) -> None:
         raise UserError(
             f"{result} is from another photo, key or setting: --overwrite replaces it, or name"
             " another --output"
+        )
+    if not is_sealed(record, master):
+        raise UserError(
+            f"{result}: its line in the manifest was changed or is not of this program, so it is"
+            " not believed: --overwrite replaces it"
         )
     if record["output_sha256"] != sha256(result.read_bytes()):
         raise UserError(f"{result} was changed after it was written: --overwrite replaces it")

@@ -208,6 +208,14 @@ def tag(master: MasterKey, *, digest: bytes, text: str) -> str:
     return _derive(master, b"tag", _checked(digest), text.encode()).hex()
 
 
+def seal(master: MasterKey, content: bytes) -> str:
+    """Return a public keyed hash of what is written under a master key, 64 hexadecimal digits.
+
+    Nobody without the master key can make it, so it shows whether the content was changed since.
+    """
+    return _derive(master, b"seal", content).hex()
+
+
 def _random_key(master: MasterKey, purpose: bytes, *parts: bytes):
     return chacha.key_from_bytes(_derive(master, purpose, *parts))
 

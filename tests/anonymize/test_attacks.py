@@ -1,18 +1,33 @@
 """Attacks on the guarantee from around the mechanism: each succeeded once."""
 
+import hashlib
+import json
 import pathlib
 
 import numpy as np
+import pytest
 from fakes import FakeModel, MarkerDetector, picture, save
 
 from identitydp_jax import cli
 from identitydp_jax.anonymize import batch, faces, photos
+from identitydp_jax.anonymize import manifest as manifests
 from identitydp_jax.anonymize.methods import IdentityDP
 from identitydp_jax.checks import UserError
 from identitydp_jax.privacy import discrete_laplace, keys, mechanism
 from identitydp_jax.privacy.setting import PrivacySetting
 
 FACE, NEIGHBOUR = (20, 20, 80, 102), (92, 40, 118, 66)  # within the crop of the face
+
+
+@pytest.fixture
+def photo(fake_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
+    return save(pathlib.Path("in/a.png"), picture(FACE))
+
+
+def _run(*options):
+    return cli.main(["anonymize", "in", "-o", "out", "--key-file", "k", *options])
 
 
 def _embed(crops):
@@ -49,10 +64,8 @@ def test_a_pixelated_neighbour_does_not_get_two_embeddings_the_same_noise(fake_m
 
 
 def test_a_mechanism_that_fails_its_check_stops_the_run_before_any_photo(
-    fake_model, tmp_path, monkeypatch, capsys
+    photo, monkeypatch, capsys
 ):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
     checked = []
 
     def fail(mechanism, dimension):
@@ -60,10 +73,30 @@ def test_a_mechanism_that_fails_its_check_stops_the_run_before_any_photo(
         raise UserError("the compiled mechanism gives other codes")
 
     monkeypatch.setattr(batch, "check_answers", fail)
-    save(pathlib.Path("in/a.png"), picture(FACE))
-    run = ["anonymize", "in", "-o", "out", "--mechanism", "privunit", "--key-file", "k"]
-    assert cli.main(run) == 2
-    assert capsys.readouterr().err == (
-        "identitydp: error: the compiled mechanism gives other codes\n"
-    )
+    assert _run("--mechanism", "privunit") == 2
+    said = "identitydp: error: the compiled mechanism gives other codes\n"
+    assert capsys.readouterr().err == said
     assert checked == [("privunit", 512)] and not pathlib.Path("out").exists()
+
+
+@pytest.mark.parametrize("seal", ["kept", "removed", "of another key"])
+def test_an_original_put_in_place_of_its_result_is_not_taken_for_done(photo, seal, capsys):
+    assert _run() == 0
+    manifest = pathlib.Path("out/manifest.jsonl")
+    record = json.loads(manifest.read_text().splitlines()[-1])
+    original = photo.read_bytes()
+    pathlib.Path("out/a.png").write_bytes(original)
+    record["output_sha256"] = hashlib.sha256(original).hexdigest()
+    if seal == "removed":
+        del record["seal"]
+    elif seal == "of another key":
+        record = manifests.sealed(record, keys.audit_master(0))
+    manifest.write_text(json.dumps(record) + "\n")
+    capsys.readouterr()
+    assert _run() == 1
+    said = capsys.readouterr().err
+    assert "already done" not in said and "was changed or is not of this program" in said
+    assert _run("--overwrite") == 0
+    assert pathlib.Path("out/a.png").read_bytes() != original
+    capsys.readouterr()
+    assert _run() == 0 and "1 already done" in capsys.readouterr().err
