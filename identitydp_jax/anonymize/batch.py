@@ -12,7 +12,7 @@ from identitydp_jax.anonymize import compositing, files, images, methods, photos
 from identitydp_jax.anonymize.manifest import Manifest, is_sealed, sealed, sha256
 from identitydp_jax.checks import UserError
 from identitydp_jax.data.detection import Detector
-from identitydp_jax.privacy import keys, ledger, setting
+from identitydp_jax.privacy import keys, ledger, ledger_head, setting
 from identitydp_jax.privacy.accounting import Budget
 from identitydp_jax.privacy.checked_release import check_answers
 
@@ -46,6 +46,15 @@ class Batch:
             master = keys.load_or_create(args.key_file or keys.default_path())
         account = _account(args, method, master)
         return cls(method, Detector(), master, args.min_face, args.on_no_face, account)
+
+    def __enter__(self) -> "Batch":
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_):
+        """Close the ledger."""
+        if self.account is not None:
+            self.account.ledger.close()
 
     def describe(self) -> str:
         """Return one line for the user: method, key, and whether the noise is a secret."""
@@ -176,8 +185,11 @@ def _account(args, method: methods.Method, master: keys.MasterKey) -> photos.Acc
     """Open the ledger; none for what has no guarantee: baselines and noise that is no secret."""
     budget = Budget(args.budget_epsilon, args.budget_rho, args.budget_epsilon_at_delta, args.delta)
     if isinstance(method, methods.IdentityDP) and args.audit_seed is None:
-        path = args.ledger or ledger.default_path(args.key_file or keys.default_path())
-        opened = ledger.Ledger(path, keys.ledger_key(master), budget=budget)
+        key_file = args.key_file or keys.default_path()
+        path = args.ledger or ledger.default_path(key_file)
+        head_file = ledger_head.path_beside(key_file, path)
+        secret = keys.ledger_key(master)
+        opened = ledger.Ledger(path, secret, budget=budget, head_file=head_file)
         return photos.Account(opened, args.subject)
     names = ("ledger", "subject", "budget_epsilon", "budget_rho", "budget_epsilon_at_delta")
     for name in names:
