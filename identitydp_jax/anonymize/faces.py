@@ -79,7 +79,7 @@ def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np
       faces: uint8 sRGB (N, R, R, 3), R = `model.resolution`, in the model frame (`align`).
       keys: N typed ChaCha20 keys, one per face, of `privacy.keys`; never use one for two faces.
       setting: the privacy mechanism and its budget. The guarantee is that of `privacy.mechanism`:
-        it covers the identity embedding, given the attribute maps.
+        it covers the identity embedding, given the attribute maps and the alignment.
 
     Returns:
       uint8 sRGB (N, R, R, 3). The pixels of a face depend on the face, its key, the model and the

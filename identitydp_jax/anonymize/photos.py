@@ -26,7 +26,6 @@ class FaceRecord:
 
     Attributes:
       box: left, top, right, bottom in whole pixels of the photo.
-      score: of the detector, in [0, 1].
       handled: ``anonymized``, or ``pixelated`` where that could not be done.
       reason: why a face was pixelated, else "".
       charged: of a face that an `Account` has: `number` and `head` of the ledger's entry, and
@@ -34,7 +33,6 @@ class FaceRecord:
     """
 
     box: tuple[int, int, int, int]
-    score: float
     handled: str
     reason: str = ""
     charged: dict | None = None
@@ -67,8 +65,10 @@ def anonymize_photo(
 
     A face that is too small, or whose points fit no frame, is pixelated: none is left as it was.
     The guarantee is the method's, for each anonymized face: with `IdentityDP` that of
-    `privacy.mechanism`. The result is a function of the pixels, the master key, the method,
-    `min_face` and what the ledger remembers.
+    `privacy.mechanism`, given what is published as it is: the attribute maps, the alignment that
+    places the face, the detector's boxes, whether a face was pixelated and why, and the photo
+    around the region that is replaced, which shows through at its rim. The result is a function of
+    the pixels, the master key, the method, `min_face` and what the ledger remembers.
 
     Args:
       method: what replaces the faces, from `methods`.
@@ -184,7 +184,6 @@ def _draw_charged(method: IdentityDP, crops, account: Account, master, digest: b
 
 def _record(found, index: int, frame, charged: dict | None) -> FaceRecord:
     box = tuple(int(side) for side in np.rint(found.boxes[index]))
-    score = round(float(found.scores[index]), 3)
     if isinstance(frame, str):
-        return FaceRecord(box, score, "pixelated", frame)
-    return FaceRecord(box, score, "anonymized", charged=charged)
+        return FaceRecord(box, "pixelated", frame)
+    return FaceRecord(box, "anonymized", charged=charged)

@@ -26,7 +26,8 @@ class PrivacySetting:
 
     What is guaranteed for one release: for any two faces and any set of released codes, the
     probabilities under the one and the other differ at most by the factor exp(`certified_epsilon`)
-    (with ``gaussian``: as `rho` says), given the attribute maps; see `privacy.mechanism`.
+    (with ``gaussian``: as `rho` says), given the attribute maps, the alignment and the detector's
+    output; see `privacy.mechanism`.
 
     Attributes:
       mechanism: ``laplace``, the paper's; ``privunit``, which keeps more likeness for its budget;

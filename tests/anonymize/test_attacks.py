@@ -100,3 +100,14 @@ def test_an_original_put_in_place_of_its_result_is_not_taken_for_done(photo, sea
     assert pathlib.Path("out/a.png").read_bytes() != original
     capsys.readouterr()
     assert _run() == 0 and "1 already done" in capsys.readouterr().err
+
+
+def test_a_manifest_says_of_a_face_what_somebody_needs_and_no_more(photo):
+    assert _run() == 0
+    text = pathlib.Path("out/manifest.jsonl").read_text().splitlines()[-1]
+    (face,) = json.loads(text)["faces"]
+    assert set(face) == {
+        *("box", "handled", "reason", "charged", "epsilon", "calibration", "certified_epsilon"),
+        *("paper_epsilon", "rho", "delta", "epsilon_at_delta"),
+    }
+    assert all(isinstance(side, int) for side in face["box"])
