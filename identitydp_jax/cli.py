@@ -2,13 +2,12 @@
 
 import argparse
 import importlib
-import os
 import shlex
 import sys
 
 from identitydp_jax import __version__
 from identitydp_jax.checks import UserError
-from identitydp_jax.weights import cache
+from identitydp_jax.compilation_cache import enable as _cache_compilations
 
 # Each module has add_parser(subparsers) and run(args) -> exit status, and imports what is slow
 # (jax, onnxruntime, PIL) inside run.
@@ -54,13 +53,6 @@ def _parser(modules) -> argparse.ArgumentParser:
     for module in modules:
         module.add_parser(subparsers)
     return parser
-
-
-def _cache_compilations() -> None:
-    """Let JAX, which reads these when it is imported, keep what it compiles for the next run."""
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.directory() / "compiled"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(identitydp_jax.__file__).parent
 # Rooms on one floor do not import each other, but for `checks`, which every room may use.
 FLOORS = (
     {"checks"},
-    {"weights", "sharding"},
+    {"weights", "sharding", "compilation_cache"},
     {"models", "privacy", "data", "baselines"},
     {"anonymize", "training"},
     {"contact_sheet"},

@@ -9,12 +9,13 @@ from collections.abc import Callable
 
 from identitydp_jax import __version__
 from identitydp_jax.anonymize import compositing, files, images, methods, photos
-from identitydp_jax.anonymize.manifest import Manifest, sha256
+from identitydp_jax.anonymize.manifest import Manifest, is_sealed, sealed, sha256
 from identitydp_jax.checks import UserError
 from identitydp_jax.data.detection import Detector
 from identitydp_jax.models import declared
-from identitydp_jax.privacy import keys, ledger, setting
+from identitydp_jax.privacy import keys, ledger, ledger_head, setting
 from identitydp_jax.privacy.accounting import Budget
+from identitydp_jax.privacy.checked_release import check_answers
 
 _MAX_BYTES = 1 << 30  # of an input file; 200 megapixels fit in any of the formats
 
@@ -32,14 +33,29 @@ class Batch:
 
     @classmethod
     def prepare(cls, args) -> "Batch":
-        """Load the method, the detector, the key and the ledger that the command's options name."""
+        """Load the method, the detector, the key and the ledger that the command's options name.
+
+        Raises:
+          UserError: one of them can't be had, or the compiled mechanism gives wrong codes.
+        """
         method = _method(args)
+        if isinstance(method, methods.IdentityDP):
+            check_answers(method.setting.mechanism, method.setting.dimension)
         if args.audit_seed is not None:
             master = keys.audit_master(args.audit_seed)
         else:
             master = keys.load_or_create(args.key_file or keys.default_path())
         account = _account(args, method, master)
         return cls(method, Detector(), master, args.min_face, args.on_no_face, account)
+
+    def __enter__(self) -> "Batch":
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_):
+        """Close the ledger."""
+        if self.account is not None:
+            self.account.ledger.close()
 
     def describe(self) -> str:
         """Return one line for the user: method, key, and whether the noise is a secret."""
@@ -58,26 +74,28 @@ class Batch:
         data = _read(job.source)
         tag, result = self._tag(data), output / job.name
         if result.exists() and not overwrite:
-            _check_done(result, manifest.find(job.name), tag)
+            _check_done(result, manifest.find(job.name), tag, self.master)
             return "already done"
         image = images.decode(data)
         pixels, status, records = self._anonymize(image.pixels)
         encoded = images.encode(image, pixels)
         height, width = pixels.shape[:2]
         # The manifest first: a result that it does not know would stop the run that resumes.
-        manifest.append(
+        record = (
             self._record(job)
             | {"output": job.name, "output_sha256": sha256(encoded), "tag": tag, "status": status}
             | {"size": [width, height], "notes": list(image.notes)}
             | {"faces": [self._describe_face(record) for record in records]}
         )
+        manifest.append(sealed(record, self.master))
         files.write(result, encoded)
         return status
 
     def record_failure(self, job: files.Job, manifest: Manifest, reason: str) -> None:
         """Note in the manifest that nothing was written for a photo."""
         with contextlib.suppress(OSError):  # the reason is on the screen already
-            manifest.append(self._record(job) | {"status": "failed", "reason": reason})
+            record = self._record(job) | {"status": "failed", "reason": reason}
+            manifest.append(sealed(record, self.master))
 
     def _anonymize(self, pixels):
         """Return the result's pixels, its status, and the records of its faces."""
@@ -170,8 +188,11 @@ def _account(args, method: methods.Method, master: keys.MasterKey) -> photos.Acc
     """Open the ledger; none for what has no guarantee: baselines and noise that is no secret."""
     budget = Budget(args.budget_epsilon, args.budget_rho, args.budget_epsilon_at_delta, args.delta)
     if isinstance(method, methods.IdentityDP) and args.audit_seed is None:
-        path = args.ledger or ledger.default_path(args.key_file or keys.default_path())
-        opened = ledger.Ledger(path, keys.ledger_key(master), budget=budget)
+        key_file = args.key_file or keys.default_path()
+        path = args.ledger or ledger.default_path(key_file)
+        head_file = ledger_head.path_beside(key_file, path)
+        secret = keys.ledger_key(master)
+        opened = ledger.Ledger(path, secret, budget=budget, head_file=head_file)
         return photos.Account(opened, args.subject)
     names = ("ledger", "subject", "budget_epsilon", "budget_rho", "budget_epsilon_at_delta")
     for name in names:
@@ -190,7 +211,7 @@ def _read(path: pathlib.Path) -> bytes:
     return path.read_bytes()
 
 
-def _check_done(result: pathlib.Path, record: dict | None, tag: str) -> None:
+def _check_done(result: pathlib.Path, record: dict | None, tag: str, master) -> None:
     """Raise unless the file is what the same input and settings gave."""
     if record is None:
         raise UserError(f"{result} exists and is not in the manifest: --overwrite replaces it")
@@ -198,6 +219,11 @@ def _check_done(result: pathlib.Path, record: dict | None, tag: str) -> None:
         raise UserError(
             f"{result} is from another photo, key or setting: --overwrite replaces it, or name"
             " another --output"
+        )
+    if not is_sealed(record, master):
+        raise UserError(
+            f"{result}: its line in the manifest was changed or is not of this program, so it is"
+            " not believed: --overwrite replaces it"
         )
     if record["output_sha256"] != sha256(result.read_bytes()):
         raise UserError(f"{result} was changed after it was written: --overwrite replaces it")

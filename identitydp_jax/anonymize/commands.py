@@ -149,7 +149,7 @@ def _run_batch(args, jobs, output: pathlib.Path) -> int:
     batch = Batch.prepare(args)
     _tell(f"identitydp: {batch.describe()}")
     counts = dict.fromkeys(("anonymized", "blurred", "copied", "already done", "failed"), 0)
-    with Manifest(output) as manifest, tqdm(jobs, unit="photo", disable=None) as bar:
+    with batch, Manifest(output) as manifest, tqdm(jobs, unit="photo", disable=None) as bar:
         for job in bar:
             try:
                 counts[batch.do(job, output, manifest, overwrite=args.overwrite)] += 1

@@ -17,7 +17,8 @@ from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.layers import reduce
 from identitydp_jax.models.pixels import to_float, to_uint8
 from identitydp_jax.models.population import anchor, condition, suitable, transport
-from identitydp_jax.privacy.mechanism import decode, release
+from identitydp_jax.privacy.checked_release import release_rows
+from identitydp_jax.privacy.mechanism import decode
 from identitydp_jax.privacy.setting import PrivacySetting
 from identitydp_jax.sharding import map_rows
 
@@ -31,8 +32,8 @@ class Model:
       config: shape of the network.
       params: `network` and `encoder`, the variables of both.
       encode: `encode(params, crops)` of the encoder.
-      sha256: hexadecimal digest of the network's file.
-      encoder_sha256: that of the encoder's.
+      sha256: hexadecimal digest of the network; see `models.pretrained.NetworkFile`.
+      encoder_sha256: that of the encoder's file.
     """
 
     name: str
@@ -104,7 +105,8 @@ def anonymize_faces(
       faces: uint8 sRGB (N, R, R, 3), R = `model.resolution`, in the model frame (`align`).
       keys: N typed ChaCha20 keys, one per face, of `privacy.keys`; never use one for two faces.
       setting: the privacy mechanism and its budget. The guarantee is that of `privacy.mechanism`:
-        it covers the identity embedding, given the attribute maps and what is preserved.
+        it covers the identity embedding, given the attribute maps, the alignment and what is
+        preserved.
       preserve: the declared attributes that the drawn faces share with the faces; None takes all
         that the model can preserve.
 
@@ -125,8 +127,8 @@ def anonymize_faces(
 def release_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.ndarray:
     """Return the noised identities of aligned faces as int32 codes (N, D), stages I and II.
 
-    Arguments and errors are those of `anonymize_faces`. The codes have the guarantee: all that is
-    made of them and of the attribute maps has it too.
+    Arguments and errors are those of `anonymize_faces`, and of `checked_release.release_rows`. The
+    codes have the guarantee: all that is made of them and of the attribute maps has it too.
     """
     _check_faces(model, faces)
     check_setting(model, setting)
@@ -134,8 +136,7 @@ def release_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.n
         raise UserError(
             f"keys have shape {keys.shape}: give one key for each of {len(faces)} faces"
         )
-    params = {"encoder": model.params["encoder"], "noise": setting.arrays}
-    return map_rows(_releasing(model.encode, setting.mechanism), params, faces, keys)
+    return release_rows(embed_faces(model, faces), keys=keys, setting=setting)
 
 
 def draw_faces(model: Model, faces, identities) -> np.ndarray:
@@ -239,17 +240,6 @@ def _check_faces(model: Model, faces) -> None:
         raise UserError(
             f"faces are {faces.dtype} {faces.shape}: this model takes uint8 (N, {side}, {side}, 3)"
         )
-
-
-@functools.cache
-def _releasing(encode, mechanism):
-    embed = _embedding(encode)
-
-    def codes(params, faces, keys):
-        identity = embed(params["encoder"], faces)
-        return release(identity, key=keys, mechanism=mechanism, arrays=params["noise"])
-
-    return codes
 
 
 @functools.cache

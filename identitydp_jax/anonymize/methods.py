@@ -111,8 +111,8 @@ class IdentityDP:
 
     @property
     def policy(self) -> str:
-        """That of the setting with the model."""
-        return self.setting.policy(self.model.sha256)
+        """That of the setting with the model and its encoder."""
+        return self.setting.policy(self.model.sha256, self.model.encoder_sha256)
 
     @property
     def recipe(self) -> str:

@@ -30,7 +30,8 @@ class NetworkFile:
       variables: `params`, `batch_stats` and `population`, float32; and `declared`, of
         `models.declared`, if the model can preserve declared attributes.
       encoder: name or path of the identity encoder that it was trained with.
-      sha256: hexadecimal digest of the file.
+      sha256: hexadecimal digest of configuration, encoder and tensors. Files of one network differ
+        in the order of their headers; this does not.
     """
 
     config: AEIConfig
@@ -95,4 +96,16 @@ def load(name_or_path="default") -> NetworkFile:
     variables = flax.traverse_util.unflatten_dict(flat, sep="/")
     if jax.tree.map(lambda leaf: leaf.shape, variables) != expected:
         raise UserError(f"{path}: its parameters are not those of the network it describes")
-    return NetworkFile(config, variables, encoder, hashlib.sha256(data).hexdigest())
+    return NetworkFile(config, variables, encoder, _digest(config, encoder, tensors))
+
+
+def _digest(config: AEIConfig, encoder: str, tensors: dict[str, np.ndarray]) -> str:
+    """Return SHA-256 of a network, each part after its length so that no two make one message."""
+    parts = [json.dumps(dataclasses.asdict(config), sort_keys=True).encode(), encoder.encode()]
+    for name, value in sorted(tensors.items()):
+        data = np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes()
+        parts += [name.encode(), value.dtype.name.encode(), repr(value.shape).encode(), data]
+    digest = hashlib.sha256(b"identitydp network v1\0")
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()

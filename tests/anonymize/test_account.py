@@ -30,7 +30,7 @@ def _run(*arguments, output="out"):
 
 def _entries():
     key = keys.ledger_key(keys.load("my.key"))
-    return ledger.read("my.key.ledger", key=key)[1:]
+    return [entry for entry in ledger.read("my.key.ledger", key=key) if entry.is_release]
 
 
 def _faces(output="out"):
@@ -100,6 +100,24 @@ def test_a_budget_stops_the_release_before_anything_is_written(photo, capsys):
     assert _run(*more, output="more") == 1
     assert "epsilon would be 11, above 10" in capsys.readouterr().err
     assert len(_entries()) == 1 and not pathlib.Path("more/photo.png").exists()
+    forgetful = ("--subject", "Ada", "--epsilon", "5")
+    assert _run(*forgetful, output="more") == 1  # the limit is the ledger's now
+    assert "epsilon would be 11, above 10" in capsys.readouterr().err
+    assert _run(*forgetful, "--budget-epsilon", "11", output="more") == 0
+
+
+def test_a_ledger_that_was_deleted_stops_the_run(photo, capsys):
+    assert _run() == 0
+    pathlib.Path("my.key.ledger").unlink()
+    assert _run(output="again") == 2
+    assert "my.key.ledger is gone" in capsys.readouterr().err
+    assert not pathlib.Path("again/photo.png").exists()
+
+
+def test_the_ledger_is_closed_at_the_end(photo, monkeypatch):
+    closed, close = [], ledger.Ledger.close
+    monkeypatch.setattr(ledger.Ledger, "close", lambda self: (closed.append(self), close(self)))
+    assert _run() == 0 and len(closed) == 1
 
 
 def test_a_run_that_dies_after_the_charge_is_not_charged_again(photo, monkeypatch):
@@ -186,7 +204,7 @@ def test_no_output_holds_key_material(photo, monkeypatch, capsys):
 
     def remember(master, purpose, *parts):
         made = derive(master, purpose, *parts)
-        if purpose != b"tag":  # which is made to be shown
+        if purpose not in (b"tag", b"seal"):  # which are made to be shown
             derived.append(made)
         return made
 

@@ -49,7 +49,7 @@ def test_identitydp_takes_the_setting_unless_it_says_another(fake_model, spec, n
     assert method.name == name and method.resolution == fake_model.resolution
     assert method.setting.epsilon == epsilon
     assert method.setting.calibration.name.startswith("paper") == (epsilon > 0)
-    assert method.policy == method.setting.policy(FakeModel().sha256)
+    assert method.policy == method.setting.policy(FakeModel().sha256, FakeModel().encoder_sha256)
     assert _parse(method.name, calibration="paper").policy == method.policy
 
 
