@@ -70,7 +70,7 @@ def get_config():
     config.learning_rate = 4e-4
     config.momentum = 0.0
     config.average_decay = 0.0
-    config.freeze_statistics_at = 500_001  # never: running statistics are used
+    config.freeze_statistics_at = None  # never: running statistics are used
     config.frozen_rate = 1.0
 
     config.batch_size = 32

@@ -152,7 +152,8 @@ def _method(args) -> methods.Method:
     if isinstance(method, methods.Baseline):
         useless = [*given, "model"] if args.model else given
     elif spec != "identitydp":  # it says mechanism and epsilon itself
-        useless = [name for name in given if name != "calibration"]
+        calibrated = method.setting.mechanism == "laplace"
+        useless = [name for name in given if name != "calibration" or not calibrated]
     else:
         useless = []
     if useless:

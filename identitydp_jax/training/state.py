@@ -50,9 +50,9 @@ def discriminator_network(config) -> Discriminator:
 
 def optimizer(config) -> optax.GradientTransformation:
     """Adam with betas `config.momentum` (the paper: 0) and 0.999; slower once statistics freeze."""
-    rate = optax.piecewise_constant_schedule(
-        config.learning_rate, {config.freeze_statistics_at: config.frozen_rate}
-    )
+    freeze_at = config.freeze_statistics_at
+    slower = {} if freeze_at is None else {freeze_at: config.frozen_rate}
+    rate = optax.piecewise_constant_schedule(config.learning_rate, slower)
     return optax.chain(
         optax.scale_by_adam(b1=config.momentum, b2=0.999),
         optax.scale_by_learning_rate(rate),
