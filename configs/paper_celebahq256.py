@@ -83,7 +83,7 @@ def get_config():
     config.momentum = 0.0
     config.clip = 0.0  # the largest norm of a gradient; 0: any
     config.average_decay = 0.0
-    config.freeze_statistics_at = 500_001  # never: running statistics are used
+    config.freeze_statistics_at = None  # never: running statistics are used
     config.frozen_rate = 1.0
 
     config.batch_size = 32

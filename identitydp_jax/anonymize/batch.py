@@ -155,7 +155,8 @@ def _method(args) -> methods.Method:
         others = [name for name in ("model", "preserve") if getattr(args, name) is not None]
         useless = [*given, *others]
     elif spec != "identitydp":  # it says mechanism and epsilon itself
-        useless = [name for name in given if name != "calibration"]
+        calibrated = method.setting.mechanism == "laplace"
+        useless = [name for name in given if name != "calibration" or not calibrated]
     else:
         useless = []
     if useless:

@@ -90,7 +90,7 @@ class IdentityDP:
         if measured is not None and measured.encoder_sha256 != self.model.encoder_sha256:
             raise UserError(
                 f"calibration {measured.name} was measured with another identity encoder than that"
-                f" of model {self.model.name}: use certified-l2, or calibrate with that model's"
+                f" of model {self.model.name}: use certified-l2, which holds for any encoder"
             )
         faces.check_setting(self.model, self.setting)
 

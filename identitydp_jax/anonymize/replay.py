@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from identitydp_jax.anonymize import batch, files, manifest, methods
 from identitydp_jax.checks import UserError
-from identitydp_jax.privacy import keys
+from identitydp_jax.privacy import calibration, keys
 from identitydp_jax.privacy.audit import Finding
 from identitydp_jax.privacy.setting import PrivacySetting
 
@@ -67,9 +67,12 @@ def _replay(folder: pathlib.Path, name: str, record: dict) -> str:
     if not source.exists():
         return f"the input {source} is missing: run this where anonymize ran"
     calibrations = {face["calibration"] for face in record["faces"] if "calibration" in face}
+    measure = min(calibrations, default="certified-l2")
+    if measure.startswith("paper") and measure != calibration.shipped().name:
+        return f"made with calibration {measure}, of a file that only its user has"
     done_by = _batch(
         record["method"],
-        min(calibrations, default="certified-l2"),
+        measure,
         record.get("model", "default"),
         tuple(record.get("preserve", ())),
         int(seed[1]),
@@ -87,8 +90,8 @@ def _replay(folder: pathlib.Path, name: str, record: dict) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _batch(spec, calibration, model, preserve, seed: int, min_face: int, on_no_face: str):
+def _batch(spec, measure: str, model, preserve, seed: int, min_face: int, on_no_face: str):
     """Return what made a record, without a ledger, which an audit seed never charges."""
-    setting = PrivacySetting(calibration=calibration)
+    setting = PrivacySetting(calibration=measure)
     method = methods.parse(spec, model=model, setting=setting.at, preserve=preserve)
     return batch.Batch(method, batch.Detector(), keys.audit_master(seed), min_face, on_no_face)

@@ -75,21 +75,16 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="audit seed of all keys (%(default)s)"
     )
-    parser.add_argument(
-        "--model", default="default", help="name or file of a trained model (%(default)s)"
-    )
+    parser.add_argument("--model", help="name or file of a trained model (default)")
     parser.add_argument(
         "--preserve",
         metavar="LIST",
         help="declared attributes that the method identitydp preserves, or none (all it can)",
     )
-    parser.add_argument(
-        "--epsilon", type=float, default=6.0, help="of the method identitydp (%(default)s)"
-    )
+    parser.add_argument("--epsilon", type=float, help="of the method identitydp (6)")
     parser.add_argument(
         "--calibration",
-        default="certified-l2",
-        help="certified-l2, certified-l1:S, paper or paper:FILE (%(default)s)",
+        help="of laplace: certified-l2, certified-l1:S, paper or paper:FILE (certified-l2)",
     )
 
 
@@ -127,13 +122,14 @@ def _prepare(args, output: pathlib.Path):
     from identitydp_jax.privacy.setting import PrivacySetting
 
     source, folders = sources.open_data(args.data)
-    setting = PrivacySetting(epsilon=args.epsilon, calibration=args.calibration)
-    specs = args.method or ([] if folders else _PAPER_METHODS)
+    given = {name: getattr(args, name) for name in ("epsilon", "calibration")}
+    setting = PrivacySetting(**{name: value for name, value in given.items() if value is not None})
+    specs, model = args.method or ([] if folders else _PAPER_METHODS), args.model or "default"
     preserve = None if args.preserve is None else declared.parse(args.preserve)
     chosen = [
-        methods.parse(spec, model=args.model, setting=setting.at, preserve=preserve)
-        for spec in specs
+        methods.parse(spec, model=model, setting=setting.at, preserve=preserve) for spec in specs
     ]
+    _refuse_useless(args, specs, [m for m in chosen if isinstance(m, methods.IdentityDP)])
     names = collections.Counter(["original", *(method.name for method in chosen), *folders])
     if twice := [name for name, count in names.items() if count > 1]:
         raise UserError(
@@ -157,6 +153,19 @@ def _prepare(args, output: pathlib.Path):
         releases=args.releases,
         seed=args.seed,
     )
+
+
+def _refuse_useless(args, specs, ours) -> None:
+    """Raise `UserError` for an option that none of the methods looks at."""
+    used = {
+        "model": bool(ours),
+        "preserve": bool(ours),
+        "epsilon": "identitydp" in specs,
+        "calibration": any(method.setting.mechanism == "laplace" for method in ours),
+    }
+    for name, is_used in used.items():
+        if getattr(args, name) is not None and not is_used:
+            raise UserError(f"--{name} says nothing to these methods: leave it out")
 
 
 def _facts(args, bench) -> dict:
@@ -188,7 +197,7 @@ def _weights(bench) -> dict[str, str]:
     from identitydp_jax.anonymize.methods import IdentityDP
     from identitydp_jax.weights.registry import WEIGHTS
 
-    names = ["scrfd_500m"]
-    if any(isinstance(method, IdentityDP) for method in bench.methods):
-        names.append("w600k_mbf")
-    return {name: WEIGHTS[name].sha256 for name in names}
+    names = {file.sha256: file.name for file in WEIGHTS.values()}
+    used = [WEIGHTS["scrfd_500m"].sha256]
+    used += [m.model.encoder_sha256 for m in bench.methods if isinstance(m, IdentityDP)]
+    return {names.get(digest, "encoder"): digest for digest in used}

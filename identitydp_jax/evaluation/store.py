@@ -1,6 +1,7 @@
 """Measured rows on disk, so that a stopped evaluation goes on where it was."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import os
@@ -10,7 +11,7 @@ import secrets
 import numpy as np
 from tqdm import tqdm
 
-from identitydp_jax import __version__
+import identitydp_jax
 from identitydp_jax.checks import UserError
 
 _BLOCK = 32  # rows that are measured, and kept, at once
@@ -73,8 +74,18 @@ class Store:
 
 
 def _key(what: tuple) -> str:
-    # The version too: other code may measure otherwise.
-    return hashlib.sha256(repr((__version__, *what)).encode()).hexdigest()[:32]
+    # The code too: other code may measure otherwise.
+    return hashlib.sha256(repr((_code(), *what)).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _code() -> str:
+    """Return SHA-256 of all modules of the package, with their names."""
+    folder, digest = pathlib.Path(identitydp_jax.__file__).parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(folder)} {content}\n".encode())
+    return digest.hexdigest()
 
 
 def _read(path: pathlib.Path) -> np.ndarray | None:

@@ -9,7 +9,7 @@ import pathlib
 from identitydp_jax.checks import UserError, one_of, positive
 
 _COUNTS = ("batch_size", "accumulate", "steps", "log_every", "checkpoint_every", "keep", "held_out",
-           "pool", "population", "freeze_statistics_at", "discriminator.layers")  # fmt: skip
+           "pool", "population", "discriminator.layers")  # fmt: skip
 _YES_OR_NO = ("augmentation", "fsdp", "remat", "mixture.anchored")
 _COMPUTE = ("float32", "bfloat16")
 _SHARES = ("mixture.same", "mixture.twin", "mixture.other", "mixture.noised")
@@ -61,8 +61,8 @@ def check(config) -> None:
     choices = {"loss.kind": losses.KINDS, "loss.reduction": losses.REDUCTIONS, "compute": _COMPUTE}
     needed = (*_COUNTS, *_YES_OR_NO, *_SHARES, *_WEIGHTS, *choices, "refresh", "seed", "data",
               "styles_steps", "coarse_steps", "coarse_rate", "encoder", "learning_rate",
-              "frozen_rate", "average_decay", "softening", "momentum", "mixture.epsilon",
-              "network.resolution", "discriminator.width")  # fmt: skip
+              "frozen_rate", "freeze_statistics_at", "average_decay", "softening", "momentum",
+              "mixture.epsilon", "network.resolution", "discriminator.width")  # fmt: skip
     for name in needed:
         if name not in values:
             raise UserError(f"the configuration lacks {name}")
@@ -76,6 +76,9 @@ def check(config) -> None:
     for name in _COUNTS:
         if not (isinstance(values[name], int) and values[name] >= 1):
             raise UserError(f"{name} is {values[name]}: give a whole number from 1")
+    freeze_at = values["freeze_statistics_at"]
+    if freeze_at is not None and not (isinstance(freeze_at, int) and freeze_at >= 1):
+        raise UserError(f"freeze_statistics_at is {freeze_at}: give a whole number from 1, or None")
     if not (isinstance(values["refresh"], int) and 0 <= values["refresh"] <= values["pool"]):
         raise UserError(f"refresh is {values['refresh']}: give a whole number from 0 to pool")
     if not (isinstance(values["coarse_steps"], int) and values["coarse_steps"] >= 0):
@@ -139,17 +142,18 @@ def _override(config, override: str) -> None:
     try:
         config.update_from_flattened_dict({name: _parsed(text, old)})
     except (KeyError, TypeError, ValueError):
-        kind = f"{len(old)} values A,B" if isinstance(old, tuple) else type(old).__name__
+        one = type(0 if old is None else old).__name__
+        kind = f"{len(old)} values A,B" if isinstance(old, tuple) else one
         raise UserError(f"--set {override}: {text!r} is not of type {kind}") from None
 
 
 def _parsed(text: str, old):
-    """Read a value of the same type as `old`; tuples as their entries between commas."""
+    """Read a value of the type of `old`, of a step if that is None; tuples by their commas."""
     if isinstance(old, bool):  # bool("False") is True
         return {"true": True, "false": False}[text.lower()]
     if isinstance(old, tuple):
         return tuple(_parsed(t, o) for t, o in zip(text.split(","), old, strict=True))
-    return type(old)(text)
+    return int(text) if old is None else type(old)(text)
 
 
 def _nearest(name: str, known) -> str:

@@ -92,7 +92,8 @@ def train(
                     if i == config.freeze_statistics_at:
                         state = _frozen(config, state, batches, encode, encoder_params, mesh)
                     if i in (start, config.freeze_statistics_at):
-                        step = lower(frozen=i >= config.freeze_statistics_at).compile()
+                        freeze_at = config.freeze_statistics_at
+                        step = lower(frozen=freeze_at is not None and i >= freeze_at).compile()
                 if profile and i == traced.start:
                     jax.profiler.start_trace(str(workdir / "profile"))
                 with console.wait(metrics):

@@ -53,9 +53,9 @@ def discriminator_network(config) -> Discriminator:
 
 def optimizer(config) -> optax.GradientTransformation:
     """Adam with betas `config.momentum` (the paper: 0) and 0.999; slower once statistics freeze."""
-    rate = optax.piecewise_constant_schedule(
-        config.learning_rate, {config.freeze_statistics_at: config.frozen_rate}
-    )
+    freeze_at = config.freeze_statistics_at
+    slower = {} if freeze_at is None else {freeze_at: config.frozen_rate}
+    rate = optax.piecewise_constant_schedule(config.learning_rate, slower)
     clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     return optax.chain(
         *clip,

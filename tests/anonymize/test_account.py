@@ -191,6 +191,10 @@ def test_levels_in_words(photo, options, setting):
         (["--target-similarity", "2"], "similarity is 2"),
         (["--method", "mask", "--privacy", "strong"], "--privacy does not go with --method mask"),
         (["--mechanism", "privunit", "--calibration", "paper"], "mechanism laplace alone"),
+        *(
+            (["--method", method, "--calibration", "paper"], "--calibration does not go with")
+            for method in ("identitydp:privunit:6", "identitydp:gaussian:6", "identitydp:random")
+        ),
     ],
 )
 def test_options_that_clash_are_refused(photo, options, said, capsys):

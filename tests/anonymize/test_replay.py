@@ -9,6 +9,7 @@ from fakes import picture, save
 from identitydp_jax.anonymize import replay as replaying
 from identitydp_jax.anonymize.commands import add_parser, run
 from identitydp_jax.checks import UserError
+from identitydp_jax.privacy import calibration
 
 OUT = pathlib.Path("out")
 
@@ -107,6 +108,18 @@ def test_records_that_do_not_hold(changes, said):
     anonymize()
     edit(**changes)
     assert said in failed()
+
+
+def test_a_calibration_that_only_its_user_has_is_not_taken_for_a_file_of_its_name():
+    anonymize("--calibration", "paper")
+    assert all(finding.passed for finding in replay())  # the shipped one is everybody's
+    name = "paper:0123456789ab"
+    first = json.loads((OUT / "manifest.jsonl").read_text().splitlines()[0])
+    faces = [face | {"calibration": name} for face in first["faces"]]
+    shipped = pathlib.Path(calibration.__file__).with_name("paper_calibration.json")
+    pathlib.Path(name.partition(":")[2]).write_bytes(shipped.read_bytes())
+    edit(faces=faces)
+    assert f"made with calibration {name}, of a file that only its user has" in failed()
 
 
 def test_the_last_record_of_an_output_counts_and_torn_lines_do_not():

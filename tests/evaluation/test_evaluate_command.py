@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import benches
 import numpy as np
@@ -11,7 +12,10 @@ import pytest
 from PIL import Image
 
 from identitydp_jax import cli
-from identitydp_jax.evaluation import protocols
+from identitydp_jax.anonymize.methods import Baseline, IdentityDP
+from identitydp_jax.evaluation import commands, protocols
+from identitydp_jax.privacy.setting import PrivacySetting
+from identitydp_jax.weights.registry import WEIGHTS
 
 _METHODS = ("--method", "pixelate:16", "--method", "noise:49")
 _VERIFIER = ("--verifier", benches.COLOURS)
@@ -154,10 +158,41 @@ def test_a_missing_result_of_another_tool_is_named(people, tmp_path, capsys):
     assert "8 of 8 photos are missing, the first is p0/0.png" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--epsilon", "3"], "--epsilon"),
+        (["--calibration", "certified-l2"], "--calibration"),
+        (["--model", "default"], "--model"),
+    ],
+)
+def test_options_that_say_nothing_to_the_methods_are_refused(
+    people, tmp_path, options, named, capsys
+):
+    words = ("table1", "--data", people, "--output", tmp_path / "out", *_METHODS, *options)
+    assert evaluate(*words) == 2
+    assert f"{named} says nothing to these methods" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("digest", "name"),
+    [
+        (WEIGHTS["w600k_mbf"].sha256, "w600k_mbf"),
+        (WEIGHTS["sface"].sha256, "sface"),
+        ("0" * 64, "encoder"),
+    ],
+)
+def test_a_report_names_the_encoder_that_the_model_has(digest, name):
+    model = types.SimpleNamespace(name="m", sha256="1" * 64, encoder_sha256=digest, dimension=128)
+    methods = (IdentityDP(model, PrivacySetting(dimension=128)), Baseline("mask"))
+    assert commands._weights(types.SimpleNamespace(methods=methods)) == {
+        "scrfd_500m": WEIGHTS["scrfd_500m"].sha256,
+        name: digest,
+    }
+
+
 def test_every_protocol_of_the_command_exists():
     import importlib
-
-    from identitydp_jax.evaluation import commands
 
     for name in commands._PROTOCOLS:
         module = f"{protocols.__name__}.{name.replace('-', '_')}"

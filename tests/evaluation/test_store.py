@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from identitydp_jax.checks import UserError
+from identitydp_jax.evaluation import store as stores
 from identitydp_jax.evaluation.store import Store
 
 
@@ -73,3 +74,26 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file: cannot be written \(.+\): name another --output"):
         Store(tmp_path / "file").rows(X, 3, Squares(), label="")
+
+
+def test_rows_that_other_code_measured_are_measured_again(tmp_path, monkeypatch):
+    store = Store(tmp_path / "measured")
+    store.rows(X, 3, Squares(), label="")
+    package = tmp_path / "package"
+    (package / "room").mkdir(parents=True)
+    (package / "room" / "module.py").write_text("x = 1\n")
+    (package / "__init__.py").write_text("")
+    monkeypatch.setattr(stores.identitydp_jax, "__file__", str(package / "__init__.py"))
+    for change in (
+        lambda: None,  # code that is not that of the package
+        lambda: (package / "room" / "module.py").write_text("x = 2\n"),
+        lambda: (package / "room" / "module.py").rename(package / "module.py"),
+    ):
+        change()
+        stores._code.cache_clear()
+        for expected in ([0, 1, 2], []):
+            asked = Squares()
+            store.rows(X, 3, asked, label="")
+            assert asked.asked == expected
+    monkeypatch.undo()
+    stores._code.cache_clear()

@@ -89,6 +89,10 @@ def test_wrong_overrides_are_named_with_the_nearest_name(override, message):
         ("refresh=5001", "refresh is 5001"),
         ("held_out=0", "held_out is 0"),
         ("softening=1.5", "softening is 1.5: give a number from 0 to 1"),
+        (
+            "freeze_statistics_at=0",
+            "freeze_statistics_at is 0: give a whole number from 1, or None",
+        ),
     ],
 )
 def test_values_that_cannot_be_used_are_named(override, message):

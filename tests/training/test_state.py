@@ -100,6 +100,18 @@ def test_optimizer_is_adam_with_the_momentum_of_the_configuration(momentum):
             np.testing.assert_allclose(updates, expected, rtol=5e-7)
 
 
+def test_statistics_that_never_freeze_never_slow_the_optimizer_down():
+    config = tiny.training_config("learning_rate=0.5", "frozen_rate=0.25")
+    config.freeze_statistics_at = None
+    ours, stock = states.optimizer(config), optax.adam(0.5, b1=config.momentum, b2=0.999)
+    with jax.numpy_dtype_promotion("standard"):
+        moments, adam = ours.init(jnp.zeros(3)), stock.init(jnp.zeros(3))
+        for _ in range(5):
+            updates, moments = ours.update(jnp.ones(3), moments)
+            expected, adam = stock.update(jnp.ones(3), adam)
+            np.testing.assert_allclose(updates, expected, rtol=5e-7)
+
+
 def test_optimizer_keeps_two_moments_per_parameter(state):
     for moments, params in (
         (state.optimizer, state.params),
