@@ -7,8 +7,17 @@ import hashlib
 import pathlib
 from collections.abc import Callable
 
+import numpy as np
+
 from identitydp_jax import __version__
-from identitydp_jax.anonymize import compositing, files, images, methods, photos
+from identitydp_jax.anonymize import (
+    compositing,
+    files,
+    images,
+    methods,
+    photos,
+    transparency,
+)
 from identitydp_jax.anonymize.manifest import Manifest, sha256
 from identitydp_jax.checks import UserError
 from identitydp_jax.data.detection import Detector
@@ -60,7 +69,7 @@ class Batch:
             _check_done(result, manifest.find(job.name), tag)
             return "already done"
         image = images.decode(data)
-        pixels, status, records = self._anonymize(image.pixels)
+        pixels, status, records = self._anonymize(image.with_alpha())
         encoded = images.encode(image, pixels)
         height, width = pixels.shape[:2]
         # The manifest first: a result that it does not know would stop the run that resumes.
@@ -91,7 +100,7 @@ class Batch:
             )
         except photos.NoFaceFound:
             if self.on_no_face == "blur":
-                return compositing.blur_photo(pixels), "blurred", []
+                return _blurred(pixels), "blurred", []
             if self.on_no_face == "copy":
                 return pixels, "copied", []
             raise UserError(
@@ -179,6 +188,17 @@ def _account(args, method: methods.Method, master: keys.MasterKey) -> photos.Acc
                 " leave one of them out"
             )
     return None
+
+
+def _blurred(pixels):
+    """Return a photo (H, W, 3) or (H, W, 4) blurred, opaque unless its alpha shows nothing."""
+    if pixels.shape[2] == 3:
+        return compositing.blur_photo(pixels)
+    alpha = pixels[..., 3:]
+    if alpha.min() == alpha.max():
+        return np.dstack([compositing.blur_photo(pixels[..., :3]), alpha])
+    flat = compositing.blur_photo(transparency.flatten(pixels))
+    return np.dstack([flat, np.full_like(alpha, 255)])
 
 
 def _read(path: pathlib.Path) -> bytes:

@@ -34,6 +34,10 @@ class DecodedImage:
     options: dict
     notes: tuple[str, ...]
 
+    def with_alpha(self) -> np.ndarray:
+        """Return uint8 (H, W, 3), or (H, W, 4) where there is alpha."""
+        return self.pixels if self.alpha is None else np.dstack([self.pixels, self.alpha])
+
 
 def decode(data: bytes) -> DecodedImage:
     """Decode the bytes of an image file.
@@ -71,13 +75,13 @@ def encode(image: DecodedImage, pixels: np.ndarray) -> bytes:
 
     Args:
       image: from `decode`.
-      pixels: uint8 (H, W, 3) RGB of the same size.
+      pixels: uint8 (H, W, 3) RGB or (H, W, 4) RGBA, of any size.
     """
-    picture = Image.fromarray(pixels)
+    picture = Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
     if image.gray:
         picture = picture.convert("L")
-    if image.alpha is not None:
-        picture.putalpha(Image.fromarray(image.alpha))
+    if pixels.shape[2] == 4:
+        picture.putalpha(Image.fromarray(pixels[..., 3]))
     file = io.BytesIO()
     picture.save(file, format=image.format, **image.options)
     return file.getvalue()

@@ -5,7 +5,7 @@ import hashlib
 
 import numpy as np
 
-from identitydp_jax.anonymize import compositing
+from identitydp_jax.anonymize import compositing, transparency
 from identitydp_jax.anonymize.methods import IdentityDP, Method
 from identitydp_jax.checks import UserError
 from identitydp_jax.data import alignment
@@ -71,7 +71,8 @@ def anonymize_photo(
 
     Args:
       method: what replaces the faces, from `methods`.
-      photo: uint8 (H, W, 3) sRGB, upright; not changed.
+      photo: uint8 (H, W, 3) sRGB, upright, or (H, W, 4) with alpha; not changed. Alpha comes back
+        constant in all that is replaced, and opaque where it alone showed a face.
       master: from `privacy.keys`. Each face gets its own key from it, the photo's pixels, the
         method's policy and the face's box.
       detector: `detector.detect(photo)` gives `data.detection.Detections`.
@@ -81,7 +82,7 @@ def anonymize_photo(
         several keys average out unnoticed.
 
     Returns:
-      uint8 (H, W, 3), and one record per face from the smallest to the largest.
+      uint8 of the photo's shape, and one record per face from the smallest to the largest.
 
     Raises:
       NoFaceFound: the detector finds no face.
@@ -89,10 +90,10 @@ def anonymize_photo(
         it, the ledger can't be written, or the photo is one of those that the method's calibration
         was measured on.
     """
+    photo, alpha, found = transparency.look(photo, detector)
     digest = content_digest(photo)
     if isinstance(method, IdentityDP):
         method.setting.check_disjoint(digest)
-    found = detector.detect(photo)
     if len(found) == 0:
         raise NoFaceFound("no face found")
     sides = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1)
@@ -102,10 +103,10 @@ def anonymize_photo(
 
     result = photo.copy()
     # First, so that no crop of a neighbour shows them.
-    for box, frame in zip(found.boxes, frames, strict=True):
-        if isinstance(frame, str):
-            compositing.pixelate(result, box)
     aligned = [i for i, frame in enumerate(frames) if not isinstance(frame, str)]
+    blotted = [found.boxes[i] for i in range(len(frames)) if i not in aligned]
+    for box in blotted:
+        compositing.pixelate(result, box)
     charged = {}
     if aligned:
         matrices = np.stack([frames[i] for i in aligned])
@@ -117,6 +118,9 @@ def anonymize_photo(
             drawn, entries = _draw_charged(method, crops, account, master, digest, boxes)
             charged = dict(zip(aligned, entries, strict=True))
         compositing.paste(result, drawn, matrices)
+    if alpha is not None:
+        compositing.level_alpha(alpha, blotted, [frames[i] for i in aligned], size)
+        result = np.dstack([result, alpha])
     return result, [_record(found, i, frame, charged.get(i)) for i, frame in enumerate(frames)]
 
 

@@ -27,7 +27,7 @@ def _open(data):
 
 def _round_trip(data):
     decoded = images.decode(data)
-    return decoded, _open(images.encode(decoded, decoded.pixels))
+    return decoded, _open(images.encode(decoded, decoded.with_alpha()))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "1", "P"])
@@ -150,7 +150,7 @@ def test_all_metadata_goes_but_the_profile(format):
     data = _file(PIXELS, format, **options)
     assert b"SECRET" in data
     decoded = images.decode(data)
-    result = images.encode(decoded, decoded.pixels)
+    result = images.encode(decoded, decoded.with_alpha())
     written = _open(result)
     assert b"SECRET" not in result and not written.getexif()
     assert written.info["icc_profile"] == SRGB
@@ -171,7 +171,7 @@ def test_a_jpeg_with_a_second_picture_keeps_only_the_first():
     second = Image.fromarray(255 - PIXELS)
     data = _file(PIXELS, "MPO", save_all=True, append_images=[second])
     decoded = images.decode(data)
-    result = images.encode(decoded, decoded.pixels)
+    result = images.encode(decoded, decoded.with_alpha())
     assert decoded.format == _open(result).format == "JPEG" and "first" in decoded.notes[0]
     assert np.abs(np.asarray(_open(result)).astype(int) - PIXELS).mean() < 5
     assert len(result) < 0.7 * len(data)
