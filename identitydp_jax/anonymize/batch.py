@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from identitydp_jax import __version__
+from identitydp_jax import __version__, storage
 from identitydp_jax.anonymize import (
     compositing,
     files,
@@ -65,6 +65,8 @@ class Batch:
         """
         data = _read(job.source)
         tag, result = self._tag(data), output / job.name
+        if result.is_symlink():
+            raise UserError(f"{result} is a link, so nothing is written there: remove it")
         if result.exists() and not overwrite:
             _check_done(result, manifest.find(job.name), tag)
             return "already done"
@@ -79,7 +81,7 @@ class Batch:
             | {"size": [width, height], "notes": list(image.notes)}
             | {"faces": [self._describe_face(record) for record in records]}
         )
-        files.write(result, encoded)
+        storage.write(result, encoded, within=output)
         return status
 
     def record_failure(self, job: files.Job, manifest: Manifest, reason: str) -> None:

@@ -4,6 +4,7 @@ import argparse
 import pathlib
 import sys
 
+from identitydp_jax import storage
 from identitydp_jax.checks import UserError
 
 _ON_NO_FACE = ("fail", "blur", "copy")
@@ -144,6 +145,8 @@ def _run_batch(args, jobs, output: pathlib.Path) -> int:
     _tell(f"identitydp: {batch.describe()}")
     counts = dict.fromkeys(("anonymized", "blurred", "copied", "already done", "failed"), 0)
     with Manifest(output) as manifest, tqdm(jobs, unit="photo", disable=None) as bar:
+        for folder in {(output / job.name).parent for job in jobs}:
+            storage.sweep(folder)
         for job in bar:
             try:
                 counts[batch.do(job, output, manifest, overwrite=args.overwrite)] += 1

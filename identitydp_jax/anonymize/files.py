@@ -1,4 +1,4 @@
-"""Which photos a command means, where their results go, and writing them whole or not at all."""
+"""Which photos a command means, and where their results go."""
 
 import dataclasses
 import glob
@@ -50,25 +50,6 @@ def find(inputs: list[str], output: pathlib.Path, *, recursive: bool) -> Found:
     jobs = list({(job.source.resolve(), job.name): job for job in walk.jobs}.values())
     _check_results(jobs, output)
     return Found(jobs, walk.problems, walk.skipped())
-
-
-def write(path: pathlib.Path, data: bytes) -> None:
-    """Write a file so that the name `path` only ever stands for whole content.
-
-    Raises:
-      OSError: the folder cannot be written or is full; nothing stays behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")  # one run per output folder, so nobody else's
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 class _Walk:

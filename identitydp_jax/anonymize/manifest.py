@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 
+from identitydp_jax import storage
 from identitydp_jax.checks import UserError
 
 NAME = "manifest.jsonl"
@@ -29,8 +30,9 @@ class Manifest:
 
     def __init__(self, folder: pathlib.Path):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = open(folder / NAME, "a+b", buffering=0)  # noqa: SIM115 - see __exit__
+            storage.make_folders(folder)
+            access = os.O_RDWR | os.O_CREAT | os.O_APPEND
+            self._file = storage.open_regular(folder / NAME, access, follow=False)
         except OSError as error:
             raise UserError(
                 f"cannot write to {folder} ({error.strerror}): name another folder with --output"
@@ -86,9 +88,9 @@ def read(folder: pathlib.Path) -> dict[str, dict]:
     """Return the last record of each output that the manifest in a folder lists.
 
     Raises:
-      OSError: there is no manifest.
+      OSError: there is no manifest, or what has its name is no plain file.
     """
-    return _outputs((folder / NAME).read_bytes())
+    return _outputs(storage.read(folder / NAME))
 
 
 def sha256(data: bytes) -> str:

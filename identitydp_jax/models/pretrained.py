@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from identitydp_jax import storage
 from identitydp_jax.checks import UserError
 from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
 from identitydp_jax.models.population import zeros
@@ -39,7 +39,7 @@ class NetworkFile:
 
 
 def save(path, config: AEIConfig, variables, *, encoder: str) -> None:
-    """Write a network in half precision, beside its place first and then renamed.
+    """Write a network in half precision, whole or not at all.
 
     Raises `UserError` if a value is not finite in half precision, or the file can't be written.
     """
@@ -53,11 +53,8 @@ def save(path, config: AEIConfig, variables, *, encoder: str) -> None:
         raise UserError(f"{path}: not written, {broken[0]} is beyond half precision or not finite")
     metadata = {"config": json.dumps(dataclasses.asdict(config)), "encoder": encoder}
     data = safetensors.numpy.save(tensors, metadata)
-    beside = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(data)
-        os.replace(beside, path)
+        storage.write(path, data)
     except OSError as error:
         raise UserError(f"{path}: the model cannot be written ({error.strerror})") from None
 

@@ -9,8 +9,8 @@ import os
 import pathlib
 import secrets
 import stat
-import tempfile
 
+from identitydp_jax import storage
 from identitydp_jax.checks import UserError
 
 BYTES = 32
@@ -70,21 +70,12 @@ def _clear_errors(path: str | os.PathLike):
 
 
 def _make(path: pathlib.Path) -> bool:
-    """Write a fresh key beside `path` and link it there; return False if something is there."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:  # mkstemp opens with O_EXCL and 0600
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)  # fails where a rename would overwrite
-        except FileExistsError:
-            return False
-    finally:
-        os.unlink(temporary)
-    _sync_folder(path.parent)
+    """Write a fresh key; return False if something is there."""
+    secret = secrets.token_bytes(BYTES)
+    try:
+        storage.write(path, secret, mode=0o600, folder_mode=0o700, replace=False)
+    except FileExistsError:
+        return False
     return True
 
 

@@ -11,6 +11,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterable
 
+from identitydp_jax import storage
 from identitydp_jax.checks import UserError
 
 EMBEDDING_DIM = 512  # of ArcFace's encoders, and where nothing else is said
@@ -116,18 +117,9 @@ def write(path: pathlib.Path, record: EmpiricalSensitivity) -> None:
     check_writable(path)
     content = _content(record)
     text = json.dumps(content | {"sha256": _checksum(content)}, indent=1) + "\n"
-    beside = None
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            beside = file.name
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(beside, 0o644)  # no secret, and others have to read it
-        os.replace(beside, path)
+        storage.write(path, text.encode())
     except OSError as error:
-        if beside:
-            pathlib.Path(beside).unlink(missing_ok=True)
         raise UserError(_unwritable(path, error)) from None
 
 

@@ -10,8 +10,8 @@ import pytest
 from fakes import MAGENTA, FixedDetector, picture, save
 from PIL import Image
 
-from identitydp_jax import cli
-from identitydp_jax.anonymize import batch, faces, files, manifest
+from identitydp_jax import cli, storage
+from identitydp_jax.anonymize import batch, faces, manifest
 from identitydp_jax.checks import UserError
 
 FACE = (20, 20, 60, 75)
@@ -219,12 +219,38 @@ def test_a_killed_run_continues(photo, monkeypatch, when):
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        target = (manifest.Manifest, "append") if when.endswith("record") else (files, "write")
+        target = (manifest.Manifest, "append") if when.endswith("record") else (storage, "write")
         patch.setattr(*target, kill)
         _run("in")
     assert not pathlib.Path("out/photo.png").exists()
     assert _run("in") == 0
     assert not _shows_marker("out/photo.png")
+
+
+@pytest.mark.parametrize("planted", ["manifest.jsonl", "photo.png", "sub"])
+def test_links_in_the_output_folder_lead_nowhere(photo, tmp_path, planted, capsys):
+    save(pathlib.Path("in/sub/x.png"), picture(FACE))
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("precious")
+    pathlib.Path("out").mkdir()
+    pathlib.Path("out", planted).symlink_to(outside / ("" if planted == "sub" else "file"))
+    assert _run("in", "-r", "--overwrite", "--method", "mask") in (1, 2)
+    assert planted in capsys.readouterr().err
+    assert [path.name for path in outside.iterdir()] == ["file"]
+    assert (outside / "file").read_text() == "precious"
+
+
+def test_the_longest_name_is_written_and_remains_of_killed_runs_go(photo):
+    name = "n" * 251 + ".png"
+    photo.rename(photo.with_name(name))
+    stale, other = pathlib.Path("out/.0123456789abcdef.part"), pathlib.Path("out/.film.part")
+    stale.parent.mkdir()
+    for path in (stale, other):
+        path.write_bytes(b"half")
+    assert _run("in", "--method", "mask") == 0
+    names = {path.name for path in pathlib.Path("out").iterdir()}
+    assert names == {name, "manifest.jsonl", other.name}
 
 
 @pytest.mark.parametrize(

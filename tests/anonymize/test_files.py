@@ -124,31 +124,3 @@ def test_outputs_of_earlier_runs_are_left_out(tree):
     found = files.find(["photos", "photos/done/deep/y.jpg"], pathlib.Path("out"), recursive=True)
     assert [job.name for job in found.jobs] == ["a.jpg", "b.PNG", "done/mine.jpg", "sub/c.webp"]
     assert found.skipped[-1] == "left out 3 photos that an earlier run wrote"
-
-
-def test_write_is_whole_or_nothing(tmp_path, monkeypatch):
-    target = tmp_path / "deep" / "photo.jpg"
-    files.write(target, b"old")
-    assert target.read_bytes() == b"old"
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        files.write(target, b"new")
-    assert target.read_bytes() == b"old"
-    assert os.listdir(target.parent) == ["photo.jpg"]
-
-
-def test_a_killed_run_leaves_no_half_file(tmp_path, monkeypatch):
-    class Killed(BaseException):
-        pass
-
-    def kill(*_):
-        raise Killed
-
-    monkeypatch.setattr(os, "replace", kill)
-    with pytest.raises(Killed):
-        files.write(tmp_path / "photo.jpg", b"new")
-    assert os.listdir(tmp_path) == []
