@@ -1,12 +1,41 @@
 """Validators that name the value, the bound and the fix."""
 
+import json
 import math
+import os
 import pathlib
 import tempfile
 
 
 class UserError(Exception):
     """A mistake that the user can fix; its one line says what, where and what to do."""
+
+
+def given_path(text) -> pathlib.Path:
+    """Return the path that a user names.
+
+    A leading `~` means a home folder, unless there is a file of that name or no such home.
+    """
+    path = pathlib.Path(text)
+    if os.path.lexists(path):
+        return path
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def printable(text: str) -> str:
+    """Return a text for the screen: what would move the cursor or hide is escaped, as "\\n"."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def parse_json(text: str | bytes):
+    """Return what JSON stands for; `ValueError` also where it nests too deep to read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def positive(name: str, value: float) -> float:

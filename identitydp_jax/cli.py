@@ -7,7 +7,7 @@ import shlex
 import sys
 
 from identitydp_jax import __version__
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, printable
 from identitydp_jax.weights import cache
 
 # Each module has add_parser(subparsers) and run(args) -> exit status, and imports what is slow
@@ -34,11 +34,22 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         given = sys.argv[1:] if arguments is None else arguments
         args = _parser(modules.values()).parse_args(given)
+        _refuse_empty(args)
         args.line = shlex.join(["identitydp", *given])
         _cache_compilations()
         return modules[args.command].run(args)
     except UserError as error:
-        print(f"identitydp: error: {error}", file=sys.stderr)
+        print(f"identitydp: error: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except (AssertionError, RuntimeError) as error:
+        if not _is_about_devices(error):
+            raise
+        asked = os.environ["JAX_PLATFORMS"]
+        print(
+            f"identitydp: error: JAX_PLATFORMS={printable(asked)}: no such device can be used here;"
+            " give cpu, or leave it unset",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("identitydp: interrupted", file=sys.stderr)
@@ -54,6 +65,22 @@ def _parser(modules) -> argparse.ArgumentParser:
     for module in modules:
         module.add_parser(subparsers)
     return parser
+
+
+def _refuse_empty(args: argparse.Namespace) -> None:
+    """Raise `UserError` for an option that is given as an empty text, which would mean another."""
+    for name, value in vars(args).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise UserError(f"{name.replace('_', '-')} is empty: give a name, or leave it out")
+
+
+def _is_about_devices(error: Exception) -> bool:
+    """Return whether JAX raised an error because it lacks the devices that were asked for."""
+    frame, files = error.__traceback__, set()
+    while frame is not None:
+        files.add(os.path.basename(frame.tb_frame.f_code.co_filename))
+        frame = frame.tb_next
+    return "JAX_PLATFORMS" in os.environ and "xla_bridge.py" in files
 
 
 def _cache_compilations() -> None:

@@ -7,7 +7,7 @@ import pathlib
 import sys
 
 from identitydp_jax import storage
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, given_path
 
 
 def add_parser(subparsers) -> None:
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _folder(given: str) -> pathlib.Path:
     """Return the folder, made if it is absent and tried out, so as not to fail after the work."""
-    folder = pathlib.Path(given).expanduser()
+    folder = given_path(given)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:

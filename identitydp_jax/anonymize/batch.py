@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
+import stat
 from collections.abc import Callable
 
 import numpy as np
@@ -13,18 +14,17 @@ from identitydp_jax import __version__, storage
 from identitydp_jax.anonymize import (
     compositing,
     files,
+    formats,
     images,
     methods,
     photos,
     transparency,
 )
-from identitydp_jax.anonymize.manifest import Manifest, sha256
+from identitydp_jax.anonymize.manifest import INTENDED, Manifest, sha256
 from identitydp_jax.checks import UserError
 from identitydp_jax.data.detection import Detector
 from identitydp_jax.privacy import keys, ledger, setting
 from identitydp_jax.privacy.accounting import Budget
-
-_MAX_BYTES = 1 << 30  # of an input file; 200 megapixels fit in any of the formats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Batch:
     min_face: int
     on_no_face: str
     account: photos.Account | None = None
+    other_format: str = "PNG"  # of a photo whose own format cannot be written here
 
     @classmethod
     def prepare(cls, args) -> "Batch":
@@ -47,7 +48,8 @@ class Batch:
         else:
             master = keys.load_or_create(args.key_file or keys.default_path())
         account = _account(args, method, master)
-        return cls(method, Detector(), master, args.min_face, args.on_no_face, account)
+        other = args.other_format.upper()
+        return cls(method, Detector(), master, args.min_face, args.on_no_face, account, other)
 
     def describe(self) -> str:
         """Return one line for the user: method, key, and whether the noise is a secret."""
@@ -63,31 +65,57 @@ class Batch:
         Raises:
           UserError, OSError or anything else: nothing was written for this photo.
         """
-        data = _read(job.source)
-        tag, result = self._tag(data), output / job.name
-        if result.is_symlink():
-            raise UserError(f"{result} is a link, so nothing is written there: remove it")
-        if result.exists() and not overwrite:
-            _check_done(result, manifest.find(job.name), tag)
+        data = storage.read(job.source)
+        tag, name = self._tag(data), job.name
+        if _is_done(output / name, manifest.find(name), tag, overwrite=overwrite):
             return "already done"
         image = images.decode(data)
-        pixels, status, records = self._anonymize(image.with_alpha())
-        encoded = images.encode(image, pixels)
-        height, width = pixels.shape[:2]
-        # The manifest first: a result that it does not know would stop the run that resumes.
-        manifest.append(
-            self._record(job)
-            | {"output": job.name, "output_sha256": sha256(encoded), "tag": tag, "status": status}
-            | {"size": [width, height], "notes": list(image.notes)}
-            | {"faces": [self._describe_face(record) for record in records]}
-        )
-        storage.write(result, encoded, within=output)
-        return status
+        called = formats.misnamed(name, image.format)
+        if not formats.can_write(image.format):
+            image = images.convert(image, self.other_format)
+            name = formats.add_suffix(name, image.format)
+            if _is_done(output / name, manifest.find(name), tag, overwrite=overwrite):
+                return "already done"
+        encoded, done = self._result(image)
+        record = self._record(job) | {"output": name, "output_sha256": sha256(encoded), "tag": tag}
+        record |= done | {"notes": [*called, *done["notes"]]}
+        # Before and after: the manifest knows every result, and calls none done that is not there.
+        manifest.append(record | {"status": INTENDED})
+        mode = 0o600 | stat.S_IMODE(job.source.stat().st_mode) & 0o666
+        storage.write(output / name, encoded, within=output, mode=mode)
+        manifest.append(record)
+        return record["status"]
+
+    def stream(self, data: bytes) -> tuple[bytes, str]:
+        """Return the anonymized file of a file, and what became of it; nothing is recorded.
+
+        Raises:
+          UserError or anything else: there is no result.
+        """
+        image = images.decode(data)
+        if not formats.can_write(image.format):
+            image = images.convert(image, self.other_format)
+        encoded, done = self._result(image)
+        return encoded, done["status"]
 
     def record_failure(self, job: files.Job, manifest: Manifest, reason: str) -> None:
         """Note in the manifest that nothing was written for a photo."""
         with contextlib.suppress(OSError):  # the reason is on the screen already
             manifest.append(self._record(job) | {"status": "failed", "reason": reason})
+
+    def _result(self, image: images.DecodedImage) -> tuple[bytes, dict]:
+        """Return the file that shows an image anonymized, and the record of what was done."""
+        before = image.with_alpha()
+        pixels, status, records = self._anonymize(before)
+        notes = list(image.notes)
+        if (before[..., 3:] != pixels[..., 3:]).any():
+            notes.append("transparency changed where it showed a face")
+        if records and all(record.handled == "pixelated" for record in records):
+            status = "pixelated"
+        height, width = pixels.shape[:2]
+        faces = [self._describe_face(record) for record in records]
+        done = {"status": status, "size": [width, height], "notes": notes, "faces": faces}
+        return images.encode(image, pixels), done
 
     def _anonymize(self, pixels):
         """Return the result's pixels, its status, and the records of its faces."""
@@ -203,14 +231,12 @@ def _blurred(pixels):
     return np.dstack([flat, np.full_like(alpha, 255)])
 
 
-def _read(path: pathlib.Path) -> bytes:
-    if path.stat().st_size > _MAX_BYTES:
-        raise UserError(f"larger than {_MAX_BYTES >> 30} GiB: not a photo")
-    return path.read_bytes()
-
-
-def _check_done(result: pathlib.Path, record: dict | None, tag: str) -> None:
-    """Raise unless the file is what the same input and settings gave."""
+def _is_done(result: pathlib.Path, record: dict | None, tag: str, *, overwrite: bool) -> bool:
+    """Return whether the file is there, and raise unless the same input and settings gave it."""
+    if result.is_symlink():
+        raise UserError(f"{result} is a link, so nothing is written there: remove it")
+    if overwrite or not result.exists():
+        return False
     if record is None:
         raise UserError(f"{result} exists and is not in the manifest: --overwrite replaces it")
     if record.get("tag") != tag:
@@ -218,5 +244,6 @@ def _check_done(result: pathlib.Path, record: dict | None, tag: str) -> None:
             f"{result} is from another photo, key or setting: --overwrite replaces it, or name"
             " another --output"
         )
-    if record["output_sha256"] != sha256(result.read_bytes()):
+    if record["output_sha256"] != sha256(storage.read(result)):
         raise UserError(f"{result} was changed after it was written: --overwrite replaces it")
+    return record["status"] != INTENDED  # else a run was stopped before it noted its success

@@ -143,10 +143,11 @@ def _known_curve(samples: np.ndarray) -> tuple[int, tuple[float, ...]]:
     x = np.linspace(0, 1, len(samples))
     middle = (x > 0.2) & (samples > 0) & (x < 1)
     gamma = np.log(samples[middle]) @ np.log(x[middle]) / max(np.sum(np.log(x[middle]) ** 2), 1e-9)
-    for kind, numbers in (_SRGB, _REC709, _PROPHOTO, (0, (round(gamma * 256) / 256,))):
-        if np.abs(_evaluate(kind, numbers, x) - samples).max() <= _SAME_CURVE:
-            return kind, numbers
-    raise ValueError("a curve of its own")
+    known = (_SRGB, _REC709, _PROPHOTO, (0, (round(gamma * 256) / 256,)))
+    errors = [np.abs(_evaluate(*curve, x) - samples).max() for curve in known]
+    if min(errors) > _SAME_CURVE:
+        raise ValueError("a curve of its own")
+    return known[int(np.argmin(errors))]
 
 
 def _evaluate(kind: int, numbers: tuple[float, ...], x: np.ndarray) -> np.ndarray:

@@ -5,10 +5,11 @@ import pathlib
 import sys
 
 from identitydp_jax import storage
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, given_path
 
 _ON_NO_FACE = ("fail", "blur", "copy")
 _LEVELS = ("anonymous", "strong", "similar")  # of privacy.setting, which loads JAX
+_COUNTS = ("anonymized", "pixelated", "blurred", "copied", "already done", "failed")
 _DONE, _FAILED, _NOTHING_FOUND = 0, 1, 3
 
 
@@ -17,9 +18,10 @@ def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "anonymize",
         help="replace every face in photos by the face of nobody",
-        description="Replace every face in JPEG, PNG and WebP photos. Results have the same name,"
-        " format and size, and no metadata but the colour profile; manifest.jsonl beside them says"
-        " what was done. The same command continues a stopped run.",
+        description="Replace every face in photos: JPEG, PNG, WebP, HEIC, AVIF, TIFF, BMP, still"
+        " GIF, and JPEG XL where pillow-jxl-plugin is installed. Results have the same name, format"
+        " and size, and no metadata but what the colours are; manifest.jsonl beside them says what"
+        " was done. The same command continues a stopped run.",
         epilog="Exit status: 0 all done, 1 some failed (nothing is written for those), 2 wrong"
         " usage, 3 no photo found.",
     )
@@ -53,6 +55,12 @@ def add_parser(subparsers) -> None:
         help="a photo without a face that the detector sees: write nothing and fail (the default),"
         " write it blurred beyond recognition, or copy its pixels AS THEY ARE",
     )
+    parser.add_argument(
+        "--other-format",
+        choices=("png", "jpeg"),
+        default="png",
+        help="what a photo becomes whose own format can be read here but not written (%(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.min_face < 0:
         raise UserError(f"--min-face is {args.min_face}: give a number of pixels from 0")
-    output = pathlib.Path(args.output).expanduser()
+    output = given_path(args.output)
     found = files.find(args.inputs, output, recursive=args.recursive)
     for line in found.problems:
         _tell(f"identitydp: error: {line}")
@@ -143,7 +151,7 @@ def _run_batch(args, jobs, output: pathlib.Path) -> int:
 
     batch = Batch.prepare(args)
     _tell(f"identitydp: {batch.describe()}")
-    counts = dict.fromkeys(("anonymized", "blurred", "copied", "already done", "failed"), 0)
+    counts = dict.fromkeys(_COUNTS, 0)
     with Manifest(output) as manifest, tqdm(jobs, unit="photo", disable=None) as bar:
         for folder in {(output / job.name).parent for job in jobs}:
             storage.sweep(folder)

@@ -70,6 +70,7 @@ def load(picture: Image.Image, data: bytes) -> Image.Image:
         if picture.format not in ("JPEG", "MPO") or data.endswith(_END):
             raise
         # A whole picture is the same whatever follows it; a torn one decodes what follows.
+        data = data.rstrip(b"\xff")
         whole = formats.open_image(data + _END)
         other = formats.open_image(data + _NOISE + _END)
         whole.load()

@@ -5,10 +5,8 @@ import glob
 import os
 import pathlib
 
-from identitydp_jax.anonymize import manifest
+from identitydp_jax.anonymize import formats, manifest
 from identitydp_jax.checks import UserError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +80,7 @@ class _Walk:
         """Return a line for each kind of file that was left out."""
         lines = [
             f"left out {count} {suffix or 'suffixless'} file{'s' * (count > 1)}"
-            f": only {', '.join(SUFFIXES)} are read from folders"
+            f": only {', '.join(formats.SUFFIXES)} are read from folders"
             for suffix, count in sorted(self._others.items())
         ]
         if self._ours:
@@ -106,7 +104,7 @@ class _Walk:
                 path = here / name
                 if name.startswith(".") or name == manifest.NAME:
                     continue
-                if path.suffix.lower() in SUFFIXES:
+                if path.suffix.lower() in formats.SUFFIXES:
                     self._add_file(path, path.relative_to(folder).as_posix())
                 else:
                     suffix = path.suffix.lower()

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import pathlib
 import struct
 
 from PIL import Image
@@ -44,30 +45,42 @@ def open_image(data: bytes) -> Image.Image:
     """
     if data.startswith(_JXL):
         _check_size(*_jxl_size(data))  # its plugin decodes on opening
-    _register()
+    register()
     for name in _FORMATS:
         factory, accept = Image.OPEN.get(name, (None, lambda _: False))
         # Pillow's own `open` has a bound of its own, which all threads share.
         if accept(data[:16]) is True:
             try:
                 picture = factory(io.BytesIO(data), None)
-            except Image.DecompressionBombError:
-                raise UserError(f"more than {MAX_MEGAPIXELS} megapixels: reduce it") from None
             except (SyntaxError, IndexError, TypeError, KeyError, EOFError, struct.error):
                 continue  # of a neighbour that begins alike
             _check_size(picture.width, picture.height)
             return picture
-    raise UserError(f"{describe(data)}, not a {_READABLE} image")
+    raise UserError(f"not a {_READABLE} image but {describe(data)}")
 
 
 def can_write(name: str) -> bool:
     """Return whether images of a format, by its name in Pillow, can be written here."""
-    _register()
+    register()
     if name == "HEIF":
         import pillow_heif
 
         return bool(pillow_heif.libheif_info()["HEIF"])
     return name in Image.SAVE
+
+
+def add_suffix(name: str, kind: str) -> str:
+    """Return the name of a result that is of another format than its input."""
+    suffix = {"PNG": ".png", "JPEG": ".jpg"}[kind]
+    return name if name.endswith(suffix) else name + suffix
+
+
+def misnamed(name: str, kind: str) -> list[str]:
+    """Return one line if a file's name says another format than it has, else none."""
+    suffix = pathlib.PurePath(name).suffix.lower()
+    if SUFFIXES.get(suffix, kind) == kind:
+        return []
+    return [f"called {suffix}, and is {kind}"]
 
 
 def describe(data: bytes) -> str:
@@ -91,7 +104,7 @@ def describe(data: bytes) -> str:
 
 
 @functools.cache
-def _register() -> None:
+def register() -> None:
     """Make the readers and writers of other packages known to Pillow, once."""
     import pillow_heif
 

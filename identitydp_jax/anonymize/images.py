@@ -6,7 +6,7 @@ import warnings
 
 import cv2
 import numpy as np
-from PIL import Image, JpegImagePlugin, PngImagePlugin
+from PIL import Image, ImageChops, JpegImagePlugin, PngImagePlugin
 
 from identitydp_jax.anonymize import colour, containers, formats
 from identitydp_jax.checks import UserError
@@ -75,6 +75,8 @@ def decode(data: bytes) -> DecodedImage:
             raise
         except MemoryError:
             raise UserError("not enough memory to decode it") from None
+        except Image.DecompressionBombError:  # of a few formats; lower than our bound
+            raise UserError("too many megapixels: reduce or split the photo") from None
         except Exception as error:
             # Pillow's decoders raise OSError, SyntaxError, struct.error and others.
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -184,14 +186,22 @@ def _settle_colours(picture, profile, kind: str, data: bytes, options: dict, not
     if profile is not None and (written is None or kind == "JXL"):  # whose writer takes none
         opaque = picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
         converted, written = colour.to_srgb(opaque, profile), None
-        notes.append("an unusable colour profile dropped" if converted is None
-                     else "colours converted to sRGB")  # fmt: skip
+        if converted is None:
+            notes.append("an unusable colour profile dropped")
+        elif _differ(converted, opaque):
+            notes.append("colours converted to sRGB")
         if converted is not None and picture.has_transparency_data:
             converted.putalpha(picture.convert("RGBA").getchannel("A"))
         picture = converted or picture
     if written is not None:
         options["icc_profile"] = written
     return picture
+
+
+def _differ(one, other) -> bool:
+    """Return whether two pictures differ by more than rounding."""
+    difference = ImageChops.difference(one, other.convert("RGB"))
+    return max(most for _, most in difference.getextrema()) > 1
 
 
 def _options(picture, kind: str, data: bytes) -> dict:

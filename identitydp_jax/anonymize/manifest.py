@@ -1,9 +1,11 @@
-"""The manifest: one line of JSON in the output folder for each photo, without any secret.
+"""The manifest: lines of JSON in the output folder for each photo, without any secret.
 
 A record has the name of the input as it was given, the name and SHA-256 of the output, what
 was done, the method with its setting and its model's hash, the commitment to the key, and every
 face. `tag` is a keyed hash of the input and all settings: whoever lacks the master key cannot tell
 from it which photo went in, and a run recognises with it what is already done.
+
+Every result has two records: one that says "writing", before it gets its name, and one after that.
 """
 
 import errno
@@ -13,9 +15,10 @@ import os
 import pathlib
 
 from identitydp_jax import storage
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, parse_json
 
 NAME = "manifest.jsonl"
+INTENDED = "writing"  # status of a result that may not be there yet
 
 
 class Manifest:
@@ -35,16 +38,17 @@ class Manifest:
             self._file = storage.open_regular(folder / NAME, access, follow=False)
         except OSError as error:
             raise UserError(
-                f"cannot write to {folder} ({error.strerror}): name another folder with --output"
+                f"cannot write to {folder / NAME} ({error.strerror}): name another folder with"
+                " --output"
             ) from None
         if not _lock(self._file):
             self._file.close()
             raise UserError(f"another run is writing to {folder}: wait for it to end")
-        self._file.seek(0)
         content = self._file.read()
-        self._outputs = _outputs(content)
-        if content and not content.endswith(b"\n"):
-            self._file.write(b"\n")  # ends the line that a killed run left half written
+        whole = content[: content.rfind(b"\n") + 1]
+        self._outputs = _outputs(whole)
+        if whole != content:
+            self._file.truncate(len(whole))  # of the line that a killed run left half written
 
     def __enter__(self) -> "Manifest":
         """Return itself."""
@@ -78,19 +82,19 @@ class Manifest:
 def written_by_us(folder: pathlib.Path) -> dict[str, str]:
     """Return the outputs, name to SHA-256, that the manifest in a folder lists; none without it."""
     try:
-        records = read(folder)
+        records = _outputs(storage.read(folder / NAME))
     except OSError:
         return {}
     return {name: record["output_sha256"] for name, record in records.items()}
 
 
 def read(folder: pathlib.Path) -> dict[str, dict]:
-    """Return the last record of each output that the manifest in a folder lists.
+    """Return the last record of each output that the manifest in a folder calls done.
 
     Raises:
       OSError: there is no manifest, or what has its name is no plain file.
     """
-    return _outputs(storage.read(folder / NAME))
+    return _outputs(storage.read(folder / NAME), intended=False)
 
 
 def sha256(data: bytes) -> str:
@@ -98,15 +102,20 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _outputs(content: bytes) -> dict[str, dict]:
-    """Return the last record of each output; torn or foreign lines count for nothing."""
+def _outputs(content: bytes, *, intended: bool = True) -> dict[str, dict]:
+    """Return the last record of each output; torn or foreign lines count for nothing.
+
+    With `intended` also of those that may not be there.
+    """
     outputs = {}
     for line in content.splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and "identitydp" in record and "output_sha256" in record:
+        if not isinstance(record, dict) or "identitydp" not in record:
+            continue
+        if "output_sha256" in record and (intended or record.get("status") != INTENDED):
             outputs[str(record.get("output"))] = record
     return outputs
 

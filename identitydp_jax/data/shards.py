@@ -13,7 +13,7 @@ from array_record.python import array_record_module
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from identitydp_jax import storage
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, given_path, parse_json
 
 MANIFEST = "manifest.json"
 SUFFIX = ".array_record"
@@ -28,7 +28,7 @@ class ShardSource:
         Raises:
           UserError: it is no such folder, its preparation has not ended, or a file is damaged.
         """
-        self._folder = pathlib.Path(folder).expanduser()
+        self._folder = given_path(folder)
         paths = sorted(self._folder.glob(f"*{SUFFIX}"))
         _check_whole(self._folder)
         if not paths:
@@ -98,7 +98,7 @@ def read_manifest(folder: pathlib.Path) -> dict | None:
     """Return the manifest of a folder, None without one; raise `UserError` if it is damaged."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(storage.read(path))
         return {"recipe": dict(manifest["recipe"]), "shards": dict(manifest["shards"])}
     except FileNotFoundError:
         return None

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from identitydp_jax import storage
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, parse_json
 
 FORMATS = {"png": ".png", "jpeg": ".jpg"}
 _RECIPE_NAME = "synthetic.json"
@@ -69,7 +69,7 @@ def _claim(directory: pathlib.Path, recipe: dict) -> None:
     record = directory / _RECIPE_NAME
     if record.exists():
         try:
-            found = json.loads(record.read_text(encoding="utf-8"))
+            found = parse_json(storage.read(record))
         except ValueError:
             raise UserError(f"{record}: not readable; choose another folder") from None
         if found != recipe:

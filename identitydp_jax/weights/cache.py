@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import platformdirs
 
 from identitydp_jax import storage
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, given_path
 from identitydp_jax.weights import index
 from identitydp_jax.weights.registry import MODELS, WEIGHTS, WeightFile
 
@@ -26,7 +26,7 @@ from identitydp_jax.weights.registry import MODELS, WEIGHTS, WeightFile
 def directory() -> pathlib.Path:
     """Return the cache folder, which need not exist yet."""
     chosen = os.environ.get("IDENTITYDP_CACHE") or platformdirs.user_cache_dir("identitydp")
-    return pathlib.Path(chosen).expanduser()
+    return given_path(chosen)
 
 
 def path(name: str) -> pathlib.Path:
