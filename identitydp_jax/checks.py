@@ -46,6 +46,15 @@ def positive(name: str, value: float) -> float:
     return number
 
 
+def shaped(name: str, value):
+    """Return `value` if it is an array, else raise `UserError` naming what it is."""
+    if not (hasattr(value, "dtype") and hasattr(value, "shape")):
+        raise UserError(
+            f"{name} is a {type(value).__name__}: give a NumPy array, as numpy.asarray makes of it"
+        )
+    return value
+
+
 def one_of(name: str, value: str, choices) -> str:
     """Return `value` if it is one of `choices`, else raise `UserError` naming them."""
     if value not in choices:

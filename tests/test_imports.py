@@ -17,6 +17,7 @@ FLOORS = (
     {"contact_sheet"},
     {"evaluation", "demo", "benchmarks"},
     {"cli"},
+    {"__main__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAY_USE_FLAX = {"models", "training"}

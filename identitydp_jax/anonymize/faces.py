@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, shaped
 from identitydp_jax.models import pretrained
 from identitydp_jax.models.aeinet import AEIConfig, AEINet
 from identitydp_jax.models.identity import encoder_names, load_encoder
@@ -176,6 +176,7 @@ def check_setting(model: Model, setting: PrivacySetting) -> None:
 
 def _check_faces(model: Model, faces) -> None:
     side = model.resolution
+    shaped("faces", faces)
     if faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[1:] != (side, side, 3):
         raise UserError(
             f"faces are {faces.dtype} {faces.shape}: this model takes uint8 (N, {side}, {side}, 3)"

@@ -6,7 +6,7 @@ import os
 import pathlib
 
 from identitydp_jax.anonymize import formats, manifest
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, given_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Found:
 def find(inputs: list[str], output: pathlib.Path, *, recursive: bool) -> Found:
     """Find the photos that files, folders and quoted globs name.
 
-    A folder stands for the photos in it, with `recursive` also for those in its subfolders; the
-    results lie in `output` as the photos do in the folder. Hidden files, the output folder and
-    what an earlier run wrote (its manifest tells) are left out.
+    A folder stands for the photos in it, with `recursive` also for those in its subfolders, which
+    may be links; the results lie in `output` as the photos do in the folder. Hidden files, the
+    output folder and what an earlier run wrote (its manifest tells) are left out.
 
     Raises:
       UserError: a result would replace an input, or two photos would have the same result.
@@ -56,14 +56,15 @@ class _Walk:
     def __init__(self, output: pathlib.Path, recursive: bool):
         self.jobs: list[Job] = []
         self.problems: list[str] = []
-        self._output = output.resolve()
+        self._output = _resolved(output)
         self._recursive = recursive
         self._written: dict[pathlib.Path, dict[str, str]] = {}
         self._ours = 0
+        self._linked: list[str] = []
         self._others: dict[str, int] = {}
 
     def add(self, given: str) -> None:
-        path = pathlib.Path(given).expanduser()
+        path = given_path(given)
         try:
             if path.is_dir():
                 self._add_folder(path)
@@ -85,20 +86,17 @@ class _Walk:
         ]
         if self._ours:
             lines.append(f"left out {self._ours} photos that an earlier run wrote")
-        return lines
+        return lines + self._linked
 
     def _add_folder(self, folder: pathlib.Path) -> None:
         def problem(error):
             self.problems.append(f"{error.filename}: {error.strerror}")
 
-        for root, folders, names in os.walk(folder, onerror=problem):
+        entered = {folder.resolve()}
+        for root, folders, names in os.walk(folder, onerror=problem, followlinks=True):
             here = pathlib.Path(root)
             folders[:] = sorted(
-                name
-                for name in folders
-                if self._recursive
-                and not name.startswith(".")
-                and (here / name).resolve() != self._output
+                name for name in folders if self._recursive and self._enters(here / name, entered)
             )
             for name in sorted(names):
                 path = here / name
@@ -110,8 +108,22 @@ class _Walk:
                     suffix = path.suffix.lower()
                     self._others[suffix] = self._others.get(suffix, 0) + 1
 
+    def _enters(self, folder: pathlib.Path, entered: set[pathlib.Path]) -> bool:
+        """Return whether a subfolder is looked into, and note it; links are followed, once each."""
+        real, parent = folder.resolve(), folder.parent.resolve()
+        if folder.name.startswith(".") or real == self._output:
+            return False
+        if folder.is_symlink():
+            if self._output in real.parents and self._output not in (parent, *parent.parents):
+                return False  # a way round into the results
+            if real in entered:
+                self._linked.append(f"left out {folder}: a link to {real}, which is done already")
+                return False
+        entered.add(real)
+        return True
+
     def _add_glob(self, pattern: str) -> None:
-        pattern = os.path.expanduser(pattern)
+        pattern = os.path.expanduser(pattern)  # which leaves what is no home as it is
         parts = pathlib.PurePath(pattern).parts
         fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
         base = pathlib.Path(*parts[:fixed])
@@ -120,7 +132,11 @@ class _Walk:
         if not files:
             self.problems.append(f"{pattern}: no file matches")
         for path in files:
-            self._add_file(path, path.relative_to(base).as_posix())
+            name = os.path.normpath(path.relative_to(base))
+            if name.startswith(".."):
+                self.problems.append(f"{path}: above {base}: give its folder itself")
+            else:
+                self._add_file(path, pathlib.PurePath(name).as_posix())
 
     def _add_file(self, path: pathlib.Path, name: str) -> None:
         if not path.is_file():  # a pipe would wait for its writer, a device never ends
@@ -141,11 +157,18 @@ class _Walk:
         return False
 
 
+def _resolved(path: pathlib.Path) -> pathlib.Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # which of the two depends on Python's version
+        raise UserError(f"{path}: its links lead in a circle: name another --output") from None
+
+
 def _check_results(jobs: list[Job], output: pathlib.Path) -> None:
     sources = {job.source.resolve() for job in jobs}
     results: dict[str, Job] = {}
     for job in jobs:
-        result = (output / job.name).resolve()
+        result = _resolved(output / job.name)
         if result in sources:
             raise UserError(
                 f"{job.source} would be written over the input {result}: name another --output"

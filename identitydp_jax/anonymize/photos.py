@@ -5,6 +5,7 @@ import hashlib
 
 import numpy as np
 
+from identitydp_jax import checks
 from identitydp_jax.anonymize import compositing, transparency
 from identitydp_jax.anonymize.methods import IdentityDP, Method
 from identitydp_jax.checks import UserError
@@ -88,9 +89,10 @@ def anonymize_photo(
       NoFaceFound: the detector finds no face.
       UserError: the account has a subject and the photo several faces, the ledger's budget forbids
         it, the ledger can't be written, or the photo is one of those that the method's calibration
-        was measured on.
+        was measured on, or no such array.
     """
-    photo, alpha, found = transparency.look(photo, detector)
+    _check_photo(photo)
+    photo, alpha, found = transparency.look(np.asarray(photo), detector)
     digest = content_digest(photo)
     if isinstance(method, IdentityDP):
         method.setting.check_disjoint(digest)
@@ -122,6 +124,12 @@ def anonymize_photo(
         compositing.level_alpha(alpha, blotted, [frames[i] for i in aligned], size)
         result = np.dstack([result, alpha])
     return result, [_record(found, i, frame, charged.get(i)) for i, frame in enumerate(frames)]
+
+
+def _check_photo(photo) -> None:
+    kind, shape = checks.shaped("photo", photo).dtype, photo.shape
+    if kind != np.uint8 or len(shape) != 3 or shape[2] not in (3, 4) or 0 in shape:
+        raise UserError(f"photo is {kind} {shape}: give uint8 (H, W, 3) or (H, W, 4)")
 
 
 def content_digest(photo: np.ndarray) -> bytes:

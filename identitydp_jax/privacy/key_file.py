@@ -7,6 +7,7 @@ what the operating system does.
 import contextlib
 import os
 import pathlib
+import resource
 import secrets
 import stat
 
@@ -92,9 +93,12 @@ def _read(path: pathlib.Path) -> bytes:
     """Return the bytes of a file that its owner alone can read."""
     descriptor = _open(path, os.O_RDONLY)
     try:
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        status = os.fstat(descriptor)
+        mode = stat.S_IMODE(status.st_mode)
         if mode & ~0o600:
             raise UserError(f"key file {path} has mode {mode:04o}, wider than 0600: chmod 600 it")
+        if status.st_uid != os.geteuid():
+            raise UserError(f"key file {path} is another user's, who knows it: name your own")
         return _content(path, descriptor)
     finally:
         os.close(descriptor)
@@ -114,10 +118,23 @@ def _open(path: pathlib.Path, access: int) -> int:
 
 def _content(path: pathlib.Path, descriptor: int) -> bytes:
     """Return the bytes of an opened file that has exactly as many as a key."""
+    _forbid_core_dumps()
     content = os.read(descriptor, BYTES + 1)
     if len(content) != BYTES:
         raise UserError(
             f"key file {path} has {os.fstat(descriptor).st_size} bytes, not {BYTES}: "
             "move it away to have a new one made, or name another file"
         )
+    if len(set(content)) == 1:  # zeros, left by a crash; by chance once in 2^248 keys
+        raise UserError(
+            f"key file {path} holds one and the same byte, which anybody can guess: move it away"
+        )
     return content
+
+
+def _forbid_core_dumps() -> None:
+    """Let no crash from now on write this process's memory, and the key in it, to the disk."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    # Linux pipes a core to a program whatever the limit, but for a limit of one byte.
+    few = 1 if most == resource.RLIM_INFINITY else min(most, 1)
+    resource.setrlimit(resource.RLIMIT_CORE, (few, most))

@@ -1,9 +1,11 @@
 """The command with a fake network: bad input, resuming, statuses, the manifest."""
 
 import hashlib
+import io
 import json
 import os
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -161,6 +163,52 @@ def _umask():
     umask = os.umask(0)
     os.umask(umask)
     return umask
+
+
+class _Pipe(io.TextIOWrapper):
+    def __init__(self, data=b""):
+        super().__init__(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("source", ["-", "in/photo.png"])
+def test_one_photo_goes_through_a_pipe(photo, source, monkeypatch, capsys):
+    assert _run("in") == 0
+    expected = pathlib.Path("out/photo.png").read_bytes()
+    out = _Pipe()
+    monkeypatch.setattr(sys, "stdin", _Pipe(photo.read_bytes()))
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["anonymize", source, "-o", "-", "--audit-seed", "1"]) == 0
+    assert out.buffer.getvalue() == expected
+    assert "1 anonymized, without a manifest" in capsys.readouterr().err
+    assert {path.name for path in pathlib.Path().iterdir()} == {"in", "out"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["-", "-o", "out"], 2), (["-", "in", "-o", "-"], 2), (["none.png", "-o", "-"], 1)],
+)
+def test_what_goes_through_no_pipe(photo, arguments, status, monkeypatch, capsys):
+    out = _Pipe()
+    monkeypatch.setattr(sys, "stdin", _Pipe(photo.read_bytes()))
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["anonymize", *arguments, "--audit-seed", "1"]) == status
+    assert out.buffer.getvalue() == b"" and not pathlib.Path("out").exists()
+    assert "identitydp: error: " in capsys.readouterr().err
+
+
+def test_a_photo_without_a_face_goes_through_no_pipe(monkeypatch):
+    out = _Pipe()
+    save(pathlib.Path("in/none.png"), picture())
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["anonymize", "in/none.png", "-o", "-", "--audit-seed", "1"]) == 1
+    assert out.buffer.getvalue() == b""
+
+
+def test_names_are_shown_escaped(capsys):
+    save(pathlib.Path("in/a\x1b[31m\nb.png"), picture())
+    assert _run("in") == 1
+    error = capsys.readouterr().err
+    assert "in/a\\x1b[31m\\nb.png: no face found" in error and "\x1b" not in error
 
 
 @pytest.mark.parametrize("other", ["png", "jpeg"])
