@@ -42,14 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"identitydp: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except (AssertionError, RuntimeError) as error:
-        if not _is_about_devices(error):
+        if not (line := _of_the_machine(error)):
             raise
-        asked = os.environ["JAX_PLATFORMS"]
-        print(
-            f"identitydp: error: JAX_PLATFORMS={printable(asked)}: no such device can be used here;"
-            " give cpu, or leave it unset",
-            file=sys.stderr,
-        )
+        print(f"identitydp: error: {printable(line)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("identitydp: interrupted", file=sys.stderr)
@@ -74,13 +69,18 @@ def _refuse_empty(args: argparse.Namespace) -> None:
             raise UserError(f"{name.replace('_', '-')} is empty: give a name, or leave it out")
 
 
-def _is_about_devices(error: Exception) -> bool:
-    """Return whether JAX raised an error because it lacks the devices that were asked for."""
+def _of_the_machine(error: Exception) -> str:
+    """Return what to tell of an error that is no fault of the program, else ""."""
+    if str(error).startswith("Symlink loop"):  # of pathlib, before Python 3.13
+        return f"{error}: name another path"
     frame, files = error.__traceback__, set()
     while frame is not None:
         files.add(os.path.basename(frame.tb_frame.f_code.co_filename))
         frame = frame.tb_next
-    return "JAX_PLATFORMS" in os.environ and "xla_bridge.py" in files
+    asked = os.environ.get("JAX_PLATFORMS")
+    if asked and "xla_bridge.py" in files:
+        return f"JAX_PLATFORMS={asked}: there is no such device; give cpu, or leave it unset"
+    return ""
 
 
 def _cache_compilations() -> None:

@@ -79,8 +79,17 @@ def test_devices_that_are_not_there_are_one_line():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("identitydp: error: JAX_PLATFORMS=nonsense: no ")
+    assert done.stderr.splitlines()[-1].startswith(
+        "identitydp: error: JAX_PLATFORMS=nonsense: there "
+    )
     assert "Traceback" not in done.stderr
+
+
+def test_links_that_lead_in_a_circle_are_one_line(command, tmp_path, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    command.run = lambda args: len((tmp_path / "loop").resolve().parts) and 2
+    assert cli.main(["play"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_the_package_runs_as_a_module():

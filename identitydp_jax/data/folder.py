@@ -5,7 +5,7 @@ import pathlib
 from identitydp_jax import storage
 from identitydp_jax.checks import UserError, given_path
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
 
 
 class FolderSource:

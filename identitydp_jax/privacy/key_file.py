@@ -72,6 +72,7 @@ def _clear_errors(path: str | os.PathLike):
 
 def _make(path: pathlib.Path) -> bool:
     """Write a fresh key; return False if something is there."""
+    _forbid_core_dumps()
     secret = secrets.token_bytes(BYTES)
     try:
         storage.write(path, secret, mode=0o600, folder_mode=0o700, replace=False)
@@ -99,7 +100,13 @@ def _read(path: pathlib.Path) -> bytes:
             raise UserError(f"key file {path} has mode {mode:04o}, wider than 0600: chmod 600 it")
         if status.st_uid != os.geteuid():
             raise UserError(f"key file {path} is another user's, who knows it: name your own")
-        return _content(path, descriptor)
+        content = _content(path, descriptor)
+        if len(set(content)) == 1:  # zeros, left by a crash; by chance one key in 2^248
+            raise UserError(
+                f"key file {path} holds one and the same byte, which anybody can guess: move it"
+                " away to have a new one made"
+            )
+        return content
     finally:
         os.close(descriptor)
 
@@ -124,10 +131,6 @@ def _content(path: pathlib.Path, descriptor: int) -> bytes:
         raise UserError(
             f"key file {path} has {os.fstat(descriptor).st_size} bytes, not {BYTES}: "
             "move it away to have a new one made, or name another file"
-        )
-    if len(set(content)) == 1:  # zeros, left by a crash; by chance once in 2^248 keys
-        raise UserError(
-            f"key file {path} holds one and the same byte, which anybody can guess: move it away"
         )
     return content
 
