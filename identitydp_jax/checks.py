@@ -1,6 +1,8 @@
 """Validators that name the value, the bound and the fix."""
 
+import json
 import math
+import os
 import pathlib
 import tempfile
 
@@ -9,12 +11,48 @@ class UserError(Exception):
     """A mistake that the user can fix; its one line says what, where and what to do."""
 
 
+def given_path(text) -> pathlib.Path:
+    """Return the path that a user names.
+
+    A leading `~` means a home folder, unless there is a file of that name or no such home.
+    """
+    path = pathlib.Path(text)
+    if os.path.lexists(path):
+        return path
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def printable(text: str) -> str:
+    """Return a text for the screen: what would move the cursor or hide is escaped, as "\\n"."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def parse_json(text: str | bytes):
+    """Return what JSON stands for; `ValueError` also where it nests too deep to read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
 def positive(name: str, value: float) -> float:
     """Return `value` as a float if it is finite and above zero, else raise `UserError`."""
     number = float(value)
     if not (math.isfinite(number) and number > 0):
         raise UserError(f"{name} is {value}: give a finite number above 0")
     return number
+
+
+def shaped(name: str, value):
+    """Return `value` if it is an array, else raise `UserError` naming what it is."""
+    if not (hasattr(value, "dtype") and hasattr(value, "shape")):
+        raise UserError(
+            f"{name} is a {type(value).__name__}: give a NumPy array, as numpy.asarray makes of it"
+        )
+    return value
 
 
 def one_of(name: str, value: str, choices) -> str:

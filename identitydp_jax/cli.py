@@ -2,11 +2,12 @@
 
 import argparse
 import importlib
+import os
 import shlex
 import sys
 
 from identitydp_jax import __version__
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, printable
 from identitydp_jax.compilation_cache import enable as _cache_compilations
 
 # Each module has add_parser(subparsers) and run(args) -> exit status, and imports what is slow
@@ -33,11 +34,17 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         given = sys.argv[1:] if arguments is None else arguments
         args = _parser(modules.values()).parse_args(given)
+        _refuse_empty(args)
         args.line = shlex.join(["identitydp", *given])
         _cache_compilations()
         return modules[args.command].run(args)
     except UserError as error:
-        print(f"identitydp: error: {error}", file=sys.stderr)
+        print(f"identitydp: error: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except (AssertionError, RuntimeError) as error:
+        if not (line := _of_the_machine(error)):
+            raise
+        print(f"identitydp: error: {printable(line)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("identitydp: interrupted", file=sys.stderr)
@@ -53,6 +60,27 @@ def _parser(modules) -> argparse.ArgumentParser:
     for module in modules:
         module.add_parser(subparsers)
     return parser
+
+
+def _refuse_empty(args: argparse.Namespace) -> None:
+    """Raise `UserError` for an option that is given as an empty text, which would mean another."""
+    for name, value in vars(args).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise UserError(f"{name.replace('_', '-')} is empty: give a name, or leave it out")
+
+
+def _of_the_machine(error: Exception) -> str:
+    """Return what to tell of an error that is no fault of the program, else ""."""
+    if str(error).startswith("Symlink loop"):  # of pathlib, before Python 3.13
+        return f"{error}: name another path"
+    frame, files = error.__traceback__, set()
+    while frame is not None:
+        files.add(os.path.basename(frame.tb_frame.f_code.co_filename))
+        frame = frame.tb_next
+    asked = os.environ.get("JAX_PLATFORMS")
+    if asked and "xla_bridge.py" in files:
+        return f"JAX_PLATFORMS={asked}: there is no such device; give cpu, or leave it unset"
+    return ""
 
 
 if __name__ == "__main__":

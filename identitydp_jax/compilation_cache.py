@@ -6,7 +6,8 @@ import stat
 
 import platformdirs
 
-from identitydp_jax.checks import UserError
+from identitydp_jax import storage
+from identitydp_jax.checks import UserError, given_path
 
 _NAME = "JAX_COMPILATION_CACHE_DIR"
 _WRITE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -34,11 +35,9 @@ def enable() -> None:
 
 def _private(path: pathlib.Path) -> str | None:
     """Make a folder that its user alone can write to, and return its full name; None if none is."""
-    path = path.expanduser().resolve()
+    path = given_path(path).resolve()
     try:
-        for each in (*reversed(path.parents), path):  # all of them 0700, whatever the umask
-            if not each.exists():
-                each.mkdir(mode=0o700, exist_ok=True)
+        storage.make_folders(path, 0o700)
         status = path.stat()
         above = [parent.stat().st_mode for parent in path.parents]
     except OSError:

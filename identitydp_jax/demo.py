@@ -1,11 +1,13 @@
 """The command `identitydp demo`: one contact sheet of faces beside their anonymizations."""
 
 import argparse
+import io
 import os
 import pathlib
 import sys
 
-from identitydp_jax.checks import UserError
+from identitydp_jax import storage
+from identitydp_jax.checks import UserError, given_path
 
 
 def add_parser(subparsers) -> None:
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _folder(given: str) -> pathlib.Path:
     """Return the folder, made if it is absent and tried out, so as not to fail after the work."""
-    folder = pathlib.Path(given).expanduser()
+    folder = given_path(given)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -70,13 +72,12 @@ def _folder(given: str) -> pathlib.Path:
 
 
 def _save(image, path: pathlib.Path) -> None:
-    """Write a PNG beside its place, then rename it, and print its path."""
-    beside = path.with_name(f".{path.name}.part")
+    """Write a PNG and print its path."""
+    content = io.BytesIO()
+    image.save(content, format="PNG")
     try:
-        image.save(beside, format="PNG")
-        beside.replace(path)
+        storage.write(path, content.getvalue())
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise _cannot_write(path, error) from None
     print(path)
 

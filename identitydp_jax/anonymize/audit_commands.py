@@ -1,10 +1,9 @@
 """The command `identitydp audit`: whether the mechanism is what it claims, for anybody to run."""
 
 import argparse
-import pathlib
 import sys
 
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, given_path
 
 _MECHANISMS = ("laplace", "privunit", "gaussian", "random", "float-laplace")
 
@@ -65,7 +64,7 @@ def _replay(args):
             raise UserError(f"--{name} does not go with --manifest: leave one of them out")
     from identitydp_jax.anonymize import replay
 
-    return f"Replay of {args.manifest}", replay.replay(pathlib.Path(args.manifest).expanduser())
+    return f"Replay of {args.manifest}", replay.replay(given_path(args.manifest))
 
 
 def _suite(args):

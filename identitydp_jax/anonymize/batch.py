@@ -5,19 +5,18 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
+import stat
 from collections.abc import Callable
 
-from identitydp_jax import __version__
-from identitydp_jax.anonymize import compositing, files, images, methods, photos
-from identitydp_jax.anonymize.manifest import Manifest, is_sealed, sealed, sha256
+from identitydp_jax import __version__, storage
+from identitydp_jax.anonymize import files, formats, images, methods, photos, transparency
+from identitydp_jax.anonymize.manifest import INTENDED, Manifest, sealed, sha256
 from identitydp_jax.checks import UserError
 from identitydp_jax.data.detection import Detector
 from identitydp_jax.models import declared
 from identitydp_jax.privacy import keys, ledger, ledger_head, setting
 from identitydp_jax.privacy.accounting import Budget
 from identitydp_jax.privacy.checked_release import check_answers
-
-_MAX_BYTES = 1 << 30  # of an input file; 200 megapixels fit in any of the formats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +29,7 @@ class Batch:
     min_face: int
     on_no_face: str
     account: photos.Account | None = None
+    other_format: str = "PNG"  # of a photo whose own format cannot be written here
 
     @classmethod
     def prepare(cls, args) -> "Batch":
@@ -46,7 +46,8 @@ class Batch:
         else:
             master = keys.load_or_create(args.key_file or keys.default_path())
         account = _account(args, method, master)
-        return cls(method, Detector(), master, args.min_face, args.on_no_face, account)
+        other = args.other_format.upper()
+        return cls(method, Detector(), master, args.min_face, args.on_no_face, account, other)
 
     def __enter__(self) -> "Batch":
         """Return itself."""
@@ -71,31 +72,58 @@ class Batch:
         Raises:
           UserError, OSError or anything else: nothing was written for this photo.
         """
-        data = _read(job.source)
-        tag, result = self._tag(data), output / job.name
-        if result.exists() and not overwrite:
-            _check_done(result, manifest.find(job.name), tag, self.master)
+        data = storage.read(job.source)
+        tag, name = self._tag(data), job.name
+        if manifest.holds(name, tag, self.master, overwrite=overwrite):
             return "already done"
         image = images.decode(data)
-        pixels, status, records = self._anonymize(image.pixels)
-        encoded = images.encode(image, pixels)
-        height, width = pixels.shape[:2]
-        # The manifest first: a result that it does not know would stop the run that resumes.
-        record = (
-            self._record(job)
-            | {"output": job.name, "output_sha256": sha256(encoded), "tag": tag, "status": status}
-            | {"size": [width, height], "notes": list(image.notes)}
-            | {"faces": [self._describe_face(record) for record in records]}
-        )
+        called = formats.misnamed(name, image.format)
+        if not formats.can_write(image.format):
+            image = images.convert(image, self.other_format)
+            name = formats.add_suffix(name, image.format)
+            if manifest.holds(name, tag, self.master, overwrite=overwrite):
+                return "already done"
+        encoded, done = self._result(image)
+        record = self._record(job) | {"output": name, "output_sha256": sha256(encoded), "tag": tag}
+        record |= done | {"notes": [*called, *done["notes"]]}
+        # Before and after: the manifest knows every result, and calls none done that is not there.
+        manifest.append(sealed(record | {"status": INTENDED}, self.master))
+        mode = 0o600 | stat.S_IMODE(job.source.stat().st_mode) & 0o666
+        storage.write(output / name, encoded, within=output, mode=mode)
         manifest.append(sealed(record, self.master))
-        files.write(result, encoded)
-        return status
+        return record["status"]
+
+    def stream(self, data: bytes) -> tuple[bytes, str]:
+        """Return the anonymized file of a file, and what became of it; nothing is recorded.
+
+        Raises:
+          UserError or anything else: there is no result.
+        """
+        image = images.decode(data)
+        if not formats.can_write(image.format):
+            image = images.convert(image, self.other_format)
+        encoded, done = self._result(image)
+        return encoded, done["status"]
 
     def record_failure(self, job: files.Job, manifest: Manifest, reason: str) -> None:
         """Note in the manifest that nothing was written for a photo."""
         with contextlib.suppress(OSError):  # the reason is on the screen already
             record = self._record(job) | {"status": "failed", "reason": reason}
             manifest.append(sealed(record, self.master))
+
+    def _result(self, image: images.DecodedImage) -> tuple[bytes, dict]:
+        """Return the file that shows an image anonymized, and the record of what was done."""
+        before = image.with_alpha()
+        pixels, status, records = self._anonymize(before)
+        notes = list(image.notes)
+        if (before[..., 3:] != pixels[..., 3:]).any():
+            notes.append("transparency changed where it showed a face")
+        if records and all(record.handled == "pixelated" for record in records):
+            status = "pixelated"
+        height, width = pixels.shape[:2]
+        faces = [self._describe_face(record) for record in records]
+        done = {"status": status, "size": [width, height], "notes": notes, "faces": faces}
+        return images.encode(image, pixels), done
 
     def _anonymize(self, pixels):
         """Return the result's pixels, its status, and the records of its faces."""
@@ -110,7 +138,7 @@ class Batch:
             )
         except photos.NoFaceFound:
             if self.on_no_face == "blur":
-                return compositing.blur_photo(pixels), "blurred", []
+                return transparency.blur(pixels), "blurred", []
             if self.on_no_face == "copy":
                 return pixels, "copied", []
             raise UserError(
@@ -204,27 +232,3 @@ def _account(args, method: methods.Method, master: keys.MasterKey) -> photos.Acc
                 " leave one of them out"
             )
     return None
-
-
-def _read(path: pathlib.Path) -> bytes:
-    if path.stat().st_size > _MAX_BYTES:
-        raise UserError(f"larger than {_MAX_BYTES >> 30} GiB: not a photo")
-    return path.read_bytes()
-
-
-def _check_done(result: pathlib.Path, record: dict | None, tag: str, master) -> None:
-    """Raise unless the file is what the same input and settings gave."""
-    if record is None:
-        raise UserError(f"{result} exists and is not in the manifest: --overwrite replaces it")
-    if record.get("tag") != tag:
-        raise UserError(
-            f"{result} is from another photo, key or setting: --overwrite replaces it, or name"
-            " another --output"
-        )
-    if not is_sealed(record, master):
-        raise UserError(
-            f"{result}: its line in the manifest was changed or is not of this program, so it is"
-            " not believed: --overwrite replaces it"
-        )
-    if record["output_sha256"] != sha256(result.read_bytes()):
-        raise UserError(f"{result} was changed after it was written: --overwrite replaces it")

@@ -4,10 +4,12 @@ import argparse
 import pathlib
 import sys
 
-from identitydp_jax.checks import UserError
+from identitydp_jax import storage
+from identitydp_jax.checks import UserError, given_path, printable
 
 _ON_NO_FACE = ("fail", "blur", "copy")
 _LEVELS = ("anonymous", "strong", "similar")  # of privacy.setting, which loads JAX
+_COUNTS = ("anonymized", "pixelated", "blurred", "copied", "already done", "failed")
 _DONE, _FAILED, _NOTHING_FOUND = 0, 1, 3
 
 
@@ -16,15 +18,29 @@ def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "anonymize",
         help="replace every face in photos by the face of nobody",
-        description="Replace every face in JPEG, PNG and WebP photos. Results have the same name,"
-        " format and size, and no metadata but the colour profile; manifest.jsonl beside them says"
-        " what was done. The same command continues a stopped run.",
+        description="Replace every face in photos: JPEG, PNG, WebP, HEIC, AVIF, TIFF, BMP, still"
+        " GIF, and JPEG XL where pillow-jxl-plugin is installed. Results have the same name, format"
+        " and size, and no metadata but what the colours are; manifest.jsonl beside them says what"
+        " was done. The same command continues a stopped run.",
         epilog="Exit status: 0 all done, 1 some failed (nothing is written for those), 2 wrong"
         " usage, 3 no photo found.",
     )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder or quoted glob")
-    parser.add_argument("--output", "-o", required=True, metavar="DIR", help="folder for results")
-    parser.add_argument("--recursive", "-r", action="store_true", help="also do subfolders")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="file, folder or quoted glob; - is standard input",
+    )
+    parser.add_argument(
+        "--output",
+        "-o",
+        required=True,
+        metavar="DIR",
+        help="folder for results; - writes a single one to standard output, without a manifest",
+    )
+    parser.add_argument(
+        "--recursive", "-r", action="store_true", help="also do subfolders, linked ones too"
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace results of other settings or origin"
     )
@@ -58,6 +74,12 @@ def add_parser(subparsers) -> None:
         help="a photo without a face that the detector sees: write nothing and fail (the default),"
         " write it blurred beyond recognition, or copy its pixels AS THEY ARE",
     )
+    parser.add_argument(
+        "--other-format",
+        choices=("png", "jpeg"),
+        default="png",
+        help="what a photo becomes whose own format can be read here but not written (%(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,7 +88,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.min_face < 0:
         raise UserError(f"--min-face is {args.min_face}: give a number of pixels from 0")
-    output = pathlib.Path(args.output).expanduser()
+    if "-" in (*args.inputs, args.output):
+        return _run_stream(args)
+    output = given_path(args.output)
     found = files.find(args.inputs, output, recursive=args.recursive)
     for line in found.problems:
         _tell(f"identitydp: error: {line}")
@@ -148,8 +172,10 @@ def _run_batch(args, jobs, output: pathlib.Path) -> int:
 
     batch = Batch.prepare(args)
     _tell(f"identitydp: {batch.describe()}")
-    counts = dict.fromkeys(("anonymized", "blurred", "copied", "already done", "failed"), 0)
+    counts = dict.fromkeys(_COUNTS, 0)
     with batch, Manifest(output) as manifest, tqdm(jobs, unit="photo", disable=None) as bar:
+        for folder in {(output / job.name).parent for job in jobs}:
+            storage.sweep(folder)
         for job in bar:
             try:
                 counts[batch.do(job, output, manifest, overwrite=args.overwrite)] += 1
@@ -157,11 +183,43 @@ def _run_batch(args, jobs, output: pathlib.Path) -> int:
                 # Whatever went wrong in one photo, nothing was written for it.
                 counts["failed"] += 1
                 reason = _one_line(error)
-                bar.write(f"identitydp: error: {job.source}: {reason}", file=sys.stderr)
+                line = printable(f"identitydp: error: {job.source}: {reason}")
+                bar.write(line, file=sys.stderr)
                 batch.record_failure(job, manifest, reason)
     done = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     _tell(f"identitydp: {done} in {output}")
     return _FAILED if counts["failed"] else _DONE
+
+
+def _run_stream(args) -> int:
+    """Do one photo, from standard input or a file to standard output."""
+    from identitydp_jax.anonymize.batch import Batch
+
+    if len(args.inputs) > 1 or args.output != "-":
+        raise UserError("- stands for one photo: give it as the only INPUT, with --output -")
+    if sys.stdout.isatty():
+        raise UserError("--output - would write an image to the screen: send it to a file")
+    batch = Batch.prepare(args)
+    _tell(f"identitydp: {batch.describe()}")
+    (source,) = args.inputs
+    try:
+        data = _read_input() if source == "-" else storage.read(given_path(source))
+        with batch:
+            encoded, status = batch.stream(data)
+        sys.stdout.buffer.write(encoded)
+        sys.stdout.buffer.flush()
+    except Exception as error:  # whatever went wrong, there is no result
+        _tell(f"identitydp: error: {source}: {_one_line(error)}")
+        return _FAILED
+    _tell(f"identitydp: 1 {status}, without a manifest")
+    return _DONE
+
+
+def _read_input() -> bytes:
+    data = sys.stdin.buffer.read(storage.MAX_BYTES + 1)
+    if len(data) > storage.MAX_BYTES:
+        raise UserError(f"larger than {storage.MAX_BYTES >> 30} GiB: not a photo")
+    return data
 
 
 def _one_line(error: Exception) -> str:
@@ -172,4 +230,4 @@ def _one_line(error: Exception) -> str:
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)

@@ -76,13 +76,31 @@ def pixelate(photo: np.ndarray, box: np.ndarray) -> None:
       photo: uint8 (H, W, 3), written to.
       box: (4,) left, top, right, bottom in pixels; may reach beyond the photo.
     """
-    margin = _MARGIN * (box[2:] - box[:2])
-    limit = np.array([photo.shape[1], photo.shape[0]])
-    left, top = np.clip(np.floor(box[:2] - margin), 0, limit).astype(int)
-    right, bottom = np.clip(np.ceil(box[2:] + margin) + 1, 0, limit).astype(int)
-    region = photo[top:bottom, left:right]
+    region = photo[_pixelated(box, photo.shape)]
     if region.size:
         region[...] = _blocks(region, (_BLOCKS, _BLOCKS), cv2.INTER_NEAREST)
+
+
+def level_alpha(alpha: np.ndarray, boxes, matrices, size: int) -> None:
+    """Make alpha one and the same in all that `pixelate` and `paste` replace, in place.
+
+    It becomes the greatest that it is there, and stays as it is if it is the same already.
+
+    Args:
+      alpha: uint8 (H, W), written to.
+      boxes: of the faces that are pixelated, (4,) each.
+      matrices: of the faces that are pasted, (2, 3) each.
+      size: side of the frame that the matrices map to.
+    """
+    regions = [(_pixelated(box, alpha.shape), ...) for box in boxes]
+    for matrix in matrices:
+        left, top, right, bottom = window = alignment.bounds(matrix, size, alpha.shape)
+        if left < right and top < bottom:
+            depth = _warp(_depth(size), matrix, window, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
+            regions.append(((slice(top, bottom), slice(left, right)), depth > 0))
+    level = max((alpha[window][inside].max(initial=0) for window, inside in regions), default=0)
+    for window, inside in regions:
+        alpha[window][inside] = level
 
 
 def blur_photo(photo: np.ndarray) -> np.ndarray:
@@ -95,6 +113,15 @@ def blur_photo(photo: np.ndarray) -> np.ndarray:
     shrink = _PHOTO_BLOCKS / max(height, width)
     blocks = max(1, round(width * shrink)), max(1, round(height * shrink))
     return _blocks(photo, blocks, cv2.INTER_LINEAR)
+
+
+def _pixelated(box, shape) -> tuple[slice, slice]:
+    """Return the rows and columns of a photo that are pixelated for a box."""
+    margin = _MARGIN * (box[2:] - box[:2])
+    limit = np.array([shape[1], shape[0]])
+    left, top = np.clip(np.floor(box[:2] - margin), 0, limit).astype(int)
+    right, bottom = np.clip(np.ceil(box[2:] + margin) + 1, 0, limit).astype(int)
+    return slice(top, bottom), slice(left, right)
 
 
 def _blocks(image, blocks: tuple[int, int], how: int):

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, shaped
 from identitydp_jax.models import declared, pretrained
 from identitydp_jax.models.aeinet import AEIConfig, AEINet
-from identitydp_jax.models.identity import load_encoder
+from identitydp_jax.models.identity import encoder_names, load_encoder
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.layers import reduce
 from identitydp_jax.models.pixels import to_float, to_uint8
@@ -85,6 +85,11 @@ def load_model(name_or_path: str = "default") -> Model:
       UserError: there is no such model, or the encoder can't be had or gives other embeddings.
     """
     file = pretrained.load(name_or_path)
+    if file.encoder not in encoder_names():  # a path would open any file that a stranger names
+        raise UserError(
+            f"{name_or_path}: needs the encoder {file.encoder!r}, which is none of"
+            f" {', '.join(encoder_names())}"
+        )
     encode, encoder_params = load_encoder(file.encoder)
     if encode.dimension != file.config.identity_dimension:
         raise UserError(
@@ -236,6 +241,7 @@ def check_setting(model: Model, setting: PrivacySetting) -> None:
 
 def _check_faces(model: Model, faces) -> None:
     side = model.resolution
+    shaped("faces", faces)
     if faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[1:] != (side, side, 3):
         raise UserError(
             f"faces are {faces.dtype} {faces.shape}: this model takes uint8 (N, {side}, {side}, 3)"

@@ -1,14 +1,13 @@
-"""Which photos a command means, where their results go, and writing them whole or not at all."""
+"""Which photos a command means, and where their results go."""
 
 import dataclasses
 import glob
 import os
 import pathlib
 
-from identitydp_jax.anonymize import manifest
-from identitydp_jax.checks import UserError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+from identitydp_jax import storage
+from identitydp_jax.anonymize import formats, manifest
+from identitydp_jax.checks import UserError, given_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +36,10 @@ class Found:
 def find(inputs: list[str], output: pathlib.Path, *, recursive: bool) -> Found:
     """Find the photos that files, folders and quoted globs name.
 
-    A folder stands for the photos in it, with `recursive` also for those in its subfolders; the
-    results lie in `output` as the photos do in the folder. Hidden files, the output folder and
-    what an earlier run wrote are left out: what a manifest in the folder given, or below it, lists
-    with the name and the SHA-256. A file that is named itself is always done.
+    A folder stands for the photos in it, with `recursive` also for those in its subfolders, which
+    may be links; the results lie in `output` as the photos do in the folder. Hidden files, the
+    output folder and what an earlier run wrote are left out: what a manifest in the folder given,
+    or below it, lists with the name and the SHA-256. A file that is named itself is always done.
 
     Raises:
       UserError: a result would replace an input, or two photos would have the same result.
@@ -53,39 +52,21 @@ def find(inputs: list[str], output: pathlib.Path, *, recursive: bool) -> Found:
     return Found(jobs, walk.problems, walk.skipped())
 
 
-def write(path: pathlib.Path, data: bytes) -> None:
-    """Write a file so that the name `path` only ever stands for whole content.
-
-    Raises:
-      OSError: the folder cannot be written or is full; nothing stays behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")  # one run per output folder, so nobody else's
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
 class _Walk:
     """Collects jobs, and what stood in the way, over several inputs."""
 
     def __init__(self, output: pathlib.Path, recursive: bool):
         self.jobs: list[Job] = []
         self.problems: list[str] = []
-        self._output = output.resolve()
+        self._output = _resolved(output)
         self._recursive = recursive
         self._written: dict[pathlib.Path, dict[str, str]] = {}
         self._ours = 0
+        self._linked: list[str] = []
         self._others: dict[str, int] = {}
 
     def add(self, given: str) -> None:
-        path = pathlib.Path(given).expanduser()
+        path = given_path(given)
         try:
             if path.is_dir():
                 self._add_folder(path)
@@ -102,38 +83,49 @@ class _Walk:
         """Return a line for each kind of file that was left out."""
         lines = [
             f"left out {count} {suffix or 'suffixless'} file{'s' * (count > 1)}"
-            f": only {', '.join(SUFFIXES)} are read from folders"
+            f": only {', '.join(formats.SUFFIXES)} are read from folders"
             for suffix, count in sorted(self._others.items())
         ]
         if self._ours:
             lines.append(f"left out {self._ours} photos that an earlier run wrote")
-        return lines
+        return lines + self._linked
 
     def _add_folder(self, folder: pathlib.Path) -> None:
         def problem(error):
             self.problems.append(f"{error.filename}: {error.strerror}")
 
-        for root, folders, names in os.walk(folder, onerror=problem):
+        entered = {folder.resolve()}
+        for root, folders, names in os.walk(folder, onerror=problem, followlinks=True):
             here = pathlib.Path(root)
             folders[:] = sorted(
-                name
-                for name in folders
-                if self._recursive
-                and not name.startswith(".")
-                and (here / name).resolve() != self._output
+                name for name in folders if self._recursive and self._enters(here / name, entered)
             )
             for name in sorted(names):
                 path = here / name
                 if name.startswith(".") or name == manifest.NAME:
                     continue
-                if path.suffix.lower() in SUFFIXES:
+                if path.suffix.lower() in formats.SUFFIXES:
                     self._add_file(path, path.relative_to(folder).as_posix(), folder)
                 else:
                     suffix = path.suffix.lower()
                     self._others[suffix] = self._others.get(suffix, 0) + 1
 
+    def _enters(self, folder: pathlib.Path, entered: set[pathlib.Path]) -> bool:
+        """Return whether a subfolder is looked into, and note it; links are followed, once each."""
+        real, parent = folder.resolve(), folder.parent.resolve()
+        if folder.name.startswith(".") or real == self._output:
+            return False
+        if folder.is_symlink():
+            if self._output in real.parents and self._output not in (parent, *parent.parents):
+                return False  # a way round into the results
+            if real in entered:
+                self._linked.append(f"left out {folder}: a link to {real}, which is done already")
+                return False
+        entered.add(real)
+        return True
+
     def _add_glob(self, pattern: str) -> None:
-        pattern = os.path.expanduser(pattern)
+        pattern = os.path.expanduser(pattern)  # which leaves what is no home as it is
         parts = pathlib.PurePath(pattern).parts
         fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
         base = pathlib.Path(*parts[:fixed])
@@ -142,12 +134,16 @@ class _Walk:
         if not files:
             self.problems.append(f"{pattern}: no file matches")
         for path in files:
-            self._add_file(path, path.relative_to(base).as_posix(), base)
+            name = os.path.normpath(path.relative_to(base))
+            if name.startswith(".."):
+                self.problems.append(f"{path}: above {base}: give its folder itself")
+            else:
+                self._add_file(path, pathlib.PurePath(name).as_posix(), base)
 
     def _add_file(self, path: pathlib.Path, name: str, root: pathlib.Path | None = None) -> None:
         if not path.is_file():  # a pipe would wait for its writer, a device never ends
             self.problems.append(f"{path}: not a file")
-        elif root and self._is_ours(path.resolve(), root.resolve()):
+        elif root and self._is_ours(path, root):
             self._ours += 1
         else:
             self.jobs.append(Job(path, name))
@@ -160,16 +156,23 @@ class _Walk:
             if folder not in self._written:
                 self._written[folder] = manifest.written_by_us(folder)
             expected = self._written[folder].get(path.relative_to(folder).as_posix())
-            if expected and expected == manifest.sha256(path.read_bytes()):
+            if expected and expected == manifest.sha256(storage.read(path)):
                 return True
         return False
+
+
+def _resolved(path: pathlib.Path) -> pathlib.Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # which of the two depends on Python's version
+        raise UserError(f"{path}: its links lead in a circle: name another --output") from None
 
 
 def _check_results(jobs: list[Job], output: pathlib.Path) -> None:
     sources = {job.source.resolve() for job in jobs}
     results: dict[str, Job] = {}
     for job in jobs:
-        result = (output / job.name).resolve()
+        result = _resolved(output / job.name)
         if result in sources:
             raise UserError(
                 f"{job.source} would be written over the input {result}: name another --output"

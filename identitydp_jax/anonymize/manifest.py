@@ -1,10 +1,12 @@
-"""The manifest: one line of JSON in the output folder for each photo, without any secret.
+"""The manifest: lines of JSON in the output folder for each photo, without any secret.
 
 A record has the name of the input as it was given, the name and SHA-256 of the output, what
 was done, the method with its setting and its model's hash, the commitment to the key, and every
 face. `tag` is a keyed hash of the input and all settings: whoever lacks the master key cannot tell
 from it which photo went in, and a run recognises with it what is already done. `seal` is a keyed
 hash of the record itself: a line that was changed, or written by somebody else, is not believed.
+
+Every result has two records: one that says "writing", before it gets its name, and one after that.
 """
 
 import errno
@@ -14,10 +16,12 @@ import json
 import os
 import pathlib
 
-from identitydp_jax.checks import UserError
+from identitydp_jax import storage
+from identitydp_jax.checks import UserError, parse_json
 from identitydp_jax.privacy import keys
 
 NAME = "manifest.jsonl"
+INTENDED = "writing"  # status of a result that may not be there yet
 
 
 class Manifest:
@@ -31,21 +35,24 @@ class Manifest:
     """
 
     def __init__(self, folder: pathlib.Path):
+        self._folder = folder
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = open(folder / NAME, "a+b", buffering=0)  # noqa: SIM115 - see __exit__
+            storage.make_folders(folder)
+            access = os.O_RDWR | os.O_CREAT | os.O_APPEND
+            self._file = storage.open_regular(folder / NAME, access, follow=False)
         except OSError as error:
             raise UserError(
-                f"cannot write to {folder} ({error.strerror}): name another folder with --output"
+                f"cannot write to {folder / NAME} ({error.strerror}): name another folder with"
+                " --output"
             ) from None
         if not _lock(self._file):
             self._file.close()
             raise UserError(f"another run is writing to {folder}: wait for it to end")
-        self._file.seek(0)
         content = self._file.read()
-        self._outputs = _outputs(content)
-        if content and not content.endswith(b"\n"):
-            self._file.write(b"\n")  # ends the line that a killed run left half written
+        whole = content[: content.rfind(b"\n") + 1]
+        self._outputs = _outputs(whole)
+        if whole != content:
+            self._file.truncate(len(whole))  # of the line that a killed run left half written
 
     def __enter__(self) -> "Manifest":
         """Return itself."""
@@ -58,6 +65,33 @@ class Manifest:
     def find(self, output: str) -> dict | None:
         """Return the last record of the output of that name, or None."""
         return self._outputs.get(output)
+
+    def holds(self, output: str, tag: str, master: keys.MasterKey, *, overwrite: bool) -> bool:
+        """Return whether a result is there and done, by the same input and settings.
+
+        Raises:
+          UserError: what is there is a link or, unless `overwrite`, anything else.
+        """
+        path, record = self._folder / output, self.find(output)
+        if path.is_symlink():
+            raise UserError(f"{path} is a link, so nothing is written there: remove it")
+        if overwrite or not path.exists():
+            return False
+        if record is None:
+            raise UserError(f"{path} exists and is not in the manifest: --overwrite replaces it")
+        if record.get("tag") != tag:
+            raise UserError(
+                f"{path} is from another photo, key or setting: --overwrite replaces it, or name"
+                " another --output"
+            )
+        if not is_sealed(record, master):
+            raise UserError(
+                f"{path}: its line in the manifest was changed or is not of this program, so it is"
+                " not believed: --overwrite replaces it"
+            )
+        if record["output_sha256"] != sha256(storage.read(path)):
+            raise UserError(f"{path} was changed after it was written: --overwrite replaces it")
+        return record["status"] != INTENDED  # else a run was stopped before it noted its success
 
     def append(self, record: dict) -> None:
         """Add a record; once this returns it survives a power cut.
@@ -79,19 +113,19 @@ class Manifest:
 def written_by_us(folder: pathlib.Path) -> dict[str, str]:
     """Return the outputs, name to SHA-256, that the manifest in a folder lists; none without it."""
     try:
-        records = read(folder)
+        records = _outputs(storage.read(folder / NAME))
     except OSError:
         return {}
     return {name: record["output_sha256"] for name, record in records.items()}
 
 
 def read(folder: pathlib.Path) -> dict[str, dict]:
-    """Return the last record of each output that the manifest in a folder lists.
+    """Return the last record of each output that the manifest in a folder calls done.
 
     Raises:
-      OSError: there is no manifest.
+      OSError: there is no manifest, or what has its name is no plain file.
     """
-    return _outputs((folder / NAME).read_bytes())
+    return _outputs(storage.read(folder / NAME), intended=False)
 
 
 def sealed(record: dict, master: keys.MasterKey) -> dict:
@@ -114,15 +148,20 @@ def _seal(record: dict, master: keys.MasterKey) -> str:
     return keys.seal(master, json.dumps(content, sort_keys=True).encode())
 
 
-def _outputs(content: bytes) -> dict[str, dict]:
-    """Return the last record of each output; torn or foreign lines count for nothing."""
+def _outputs(content: bytes, *, intended: bool = True) -> dict[str, dict]:
+    """Return the last record of each output; torn or foreign lines count for nothing.
+
+    With `intended` also of those that may not be there.
+    """
     outputs = {}
     for line in content.splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and "identitydp" in record and "output_sha256" in record:
+        if not isinstance(record, dict) or "identitydp" not in record:
+            continue
+        if "output_sha256" in record and (intended or record.get("status") != INTENDED):
             outputs[str(record.get("output"))] = record
     return outputs
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from identitydp_jax.anonymize import compositing, faces
 from identitydp_jax.baselines import filters, k_same
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, shaped
 from identitydp_jax.data import alignment
 from identitydp_jax.models.pixels import to_float, to_uint8
 from identitydp_jax.privacy import ledger
@@ -348,6 +348,7 @@ def _changed(setting: PrivacySetting, text: str, spec: str) -> PrivacySetting:
 
 
 def _check_aligned(aligned: np.ndarray, side: int) -> None:
+    shaped("faces", aligned)
     if aligned.dtype != np.uint8 or aligned.ndim != 4 or aligned.shape[1:] != (side, side, 3):
         raise UserError(
             f"faces are {aligned.dtype} {aligned.shape}: give uint8 (N, {side}, {side}, 3)"

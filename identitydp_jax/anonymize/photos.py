@@ -5,7 +5,8 @@ import hashlib
 
 import numpy as np
 
-from identitydp_jax.anonymize import compositing
+from identitydp_jax import checks
+from identitydp_jax.anonymize import compositing, transparency
 from identitydp_jax.anonymize.methods import IdentityDP, Method
 from identitydp_jax.checks import UserError
 from identitydp_jax.data import alignment
@@ -72,7 +73,8 @@ def anonymize_photo(
 
     Args:
       method: what replaces the faces, from `methods`.
-      photo: uint8 (H, W, 3) sRGB, upright; not changed.
+      photo: uint8 (H, W, 3) sRGB, upright, or (H, W, 4) with alpha; not changed. Alpha comes back
+        constant in all that is replaced, and opaque where it alone showed a face.
       master: from `privacy.keys`. Each face gets its own key from it, the photo's pixels, those
         of the aligned face, the method's policy and the face's box.
       detector: `detector.detect(photo)` gives `data.detection.Detections`.
@@ -82,18 +84,19 @@ def anonymize_photo(
         several keys average out unnoticed.
 
     Returns:
-      uint8 (H, W, 3), and one record per face from the smallest to the largest.
+      uint8 of the photo's shape, and one record per face from the smallest to the largest.
 
     Raises:
       NoFaceFound: the detector finds no face.
       UserError: the account has a subject and the photo several faces, the ledger's budget forbids
         it, the ledger can't be written, or the photo is one of those that the method's calibration
-        was measured on.
+        was measured on, or no such array.
     """
+    _check_photo(photo)
+    photo, alpha, found = transparency.look(np.asarray(photo), detector)
     digest = content_digest(photo)
     if isinstance(method, IdentityDP):
         method.setting.check_disjoint(digest)
-    found = detector.detect(photo)
     if len(found) == 0:
         raise NoFaceFound("no face found")
     sides = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1)
@@ -103,10 +106,10 @@ def anonymize_photo(
 
     result = photo.copy()
     # First, so that no crop of a neighbour shows them.
-    for box, frame in zip(found.boxes, frames, strict=True):
-        if isinstance(frame, str):
-            compositing.pixelate(result, box)
     aligned = [i for i, frame in enumerate(frames) if not isinstance(frame, str)]
+    blotted = [found.boxes[i] for i in range(len(frames)) if i not in aligned]
+    for box in blotted:
+        compositing.pixelate(result, box)
     charged = {}
     if aligned:
         matrices = np.stack([frames[i] for i in aligned])
@@ -119,7 +122,16 @@ def anonymize_photo(
             drawn, entries = _draw_charged(method, crops, account, master, digest, boxes)
             charged = dict(zip(aligned, entries, strict=True))
         compositing.paste(result, drawn, matrices)
+    if alpha is not None:
+        compositing.level_alpha(alpha, blotted, [frames[i] for i in aligned], size)
+        result = np.dstack([result, alpha])
     return result, [_record(found, i, frame, charged.get(i)) for i, frame in enumerate(frames)]
+
+
+def _check_photo(photo) -> None:
+    kind, shape = checks.shaped("photo", photo).dtype, photo.shape
+    if kind != np.uint8 or len(shape) != 3 or shape[2] not in (3, 4) or 0 in shape:
+        raise UserError(f"photo is {kind} {shape}: give uint8 (H, W, 3) or (H, W, 4)")
 
 
 def content_digest(photo: np.ndarray) -> bytes:

@@ -3,10 +3,10 @@
 import functools
 import pathlib
 import re
-import tempfile
 from collections.abc import Iterator
 
-from identitydp_jax.anonymize import batch, files, manifest, methods
+from identitydp_jax import storage
+from identitydp_jax.anonymize import batch, manifest, methods
 from identitydp_jax.checks import UserError
 from identitydp_jax.privacy import calibration, keys
 from identitydp_jax.privacy.audit import Finding
@@ -61,7 +61,7 @@ def _replay(folder: pathlib.Path, name: str, record: dict) -> str:
     expected, output = record["output_sha256"], folder / name
     if not output.exists():
         return f"{output} is missing"
-    if manifest.sha256(output.read_bytes()) != expected:
+    if manifest.sha256(storage.read(output)) != expected:
         return f"{output} was changed after it was written"
     source = pathlib.Path(record["input"])
     if not source.exists():
@@ -78,20 +78,20 @@ def _replay(folder: pathlib.Path, name: str, record: dict) -> str:
         int(seed[1]),
         record["min_face"],
         record["on_no_face"],
+        "JPEG" if name.endswith(".jpg") else "PNG",
     )
     if done_by.method.record.get("model_sha256") != record.get("model_sha256"):
         return f"made with another model than what {record['model']} is now"
-    with tempfile.TemporaryDirectory() as made:
-        made = pathlib.Path(made)
-        with manifest.Manifest(made) as log:
-            done_by.do(files.Job(source, name), made, log, overwrite=False)
-        found = manifest.sha256((made / name).read_bytes())
+    encoded, _ = done_by.stream(storage.read(source))
+    found = manifest.sha256(encoded)
     return "" if found == expected else f"gives another file now, SHA-256 {found[:12]}..."
 
 
 @functools.lru_cache(maxsize=8)
-def _batch(spec, measure: str, model, preserve, seed: int, min_face: int, on_no_face: str):
+def _batch(spec, measure: str, model, preserve, seed: int, min_face: int, *options: str):
     """Return what made a record, without a ledger, which an audit seed never charges."""
     setting = PrivacySetting(calibration=measure)
     method = methods.parse(spec, model=model, setting=setting.at, preserve=preserve)
-    return batch.Batch(method, batch.Detector(), keys.audit_master(seed), min_face, on_no_face)
+    master, (on_no_face, other_format) = keys.audit_master(seed), options
+    detector = batch.Detector()
+    return batch.Batch(method, detector, master, min_face, on_no_face, other_format=other_format)

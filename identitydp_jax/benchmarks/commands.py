@@ -1,10 +1,9 @@
 """The command `identitydp bench`."""
 
 import argparse
-import pathlib
 import sys
 
-from identitydp_jax.checks import UserError, writable_folder
+from identitydp_jax.checks import UserError, given_path, writable_folder
 from identitydp_jax.training.configuration import add_arguments, read_config
 
 _BATCHES = (1, 32, 256)
@@ -43,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """
     folder = None
     if args.output is not None:
-        folder = writable_folder(pathlib.Path(args.output).expanduser(), "--output")
+        folder = writable_folder(given_path(args.output), "--output")
     report = {"train": _train, "anonymize": _anonymize, "mechanism": _mechanism}[args.action](args)
     print(report.markdown(), flush=True)
     if folder is not None:

@@ -7,7 +7,7 @@ import pathlib
 
 import jax
 
-from identitydp_jax import __version__
+from identitydp_jax import __version__, storage
 from identitydp_jax.checks import UserError
 
 
@@ -37,7 +37,7 @@ class Report:
         """Write NAME.json into a folder; raise `UserError` if that fails."""
         path = folder / f"{self.name}.json"
         try:
-            path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+            storage.write(path, (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode())
         except OSError as error:
             raise UserError(
                 f"{path}: cannot be written ({error.strerror}); give another --output"

@@ -1,11 +1,11 @@
 """Zip and tar archives of image files, as random access to their encoded bytes."""
 
-import pathlib
 import tarfile
 import weakref
 import zipfile
 
-from identitydp_jax.checks import UserError
+from identitydp_jax import storage
+from identitydp_jax.checks import UserError, given_path
 from identitydp_jax.data.folder import SUFFIXES, is_image
 
 
@@ -17,7 +17,9 @@ class ArchiveSource:
 
     def __init__(self, path):
         """List the images in `path`; raise `UserError` if it is no archive or holds none."""
-        self._path = pathlib.Path(path).expanduser()
+        self._path = given_path(path)
+        if not self._path.is_file():  # a pipe would wait for its writer
+            raise UserError(f"{path}: not a whole zip or tar file (no file)")
         try:
             kind = zipfile.ZipFile if zipfile.is_zipfile(self._path) else tarfile.open
             self._archive = kind(self._path)
@@ -44,8 +46,13 @@ class ArchiveSource:
         """Return the content of one image file; raise `UserError` if it cannot be read."""
         name, member = self._members[index]
         try:
-            if isinstance(self._archive, zipfile.ZipFile):
-                return self._archive.read(member)
-            return self._archive.extractfile(member).read()
+            is_zip = isinstance(self._archive, zipfile.ZipFile)
+            opening = self._archive.open if is_zip else self._archive.extractfile
+            with opening(member) as file:
+                # A member may hold more than its entry says, and a small archive a huge one.
+                content = file.read(storage.MAX_BYTES + 1)
+            if len(content) > storage.MAX_BYTES:
+                raise ValueError(f"larger than {storage.MAX_BYTES >> 20} MiB")
+            return content
         except Exception as error:  # zlib, lzma and encrypted members share no base class
             raise UserError(f"{self._path}: {name} cannot be read ({error})") from None

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import onnxruntime
 
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, shaped
 from identitydp_jax.weights import cache
 
 onnxruntime.disable_telemetry_events()  # of Windows, and where it was imported before this package
@@ -81,6 +81,7 @@ class Detector:
           of a photo of more than 5120 px, are not found.
         """
         _check(photo)
+        photo = np.asarray(photo)
         long_side = max(photo.shape[:2])
         found = []
         for scale in _SCALES:
@@ -139,7 +140,8 @@ class Detector:
 
 
 def _check(photo: np.ndarray) -> None:
-    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or photo.size == 0:
+    kind = shaped("photo", photo).dtype
+    if kind != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or photo.size == 0:
         raise ValueError(f"photo is {photo.dtype} {photo.shape}: give uint8 (H, W, 3)")
 
 

@@ -2,9 +2,10 @@
 
 import pathlib
 
-from identitydp_jax.checks import UserError
+from identitydp_jax import storage
+from identitydp_jax.checks import UserError, given_path
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
 
 
 class FolderSource:
@@ -12,7 +13,7 @@ class FolderSource:
 
     def __init__(self, folder):
         """List the images under `folder`; raise `UserError` if there are none."""
-        self._folder = pathlib.Path(folder).expanduser()
+        self._folder = given_path(folder)
         if not self._folder.is_dir():
             raise UserError(f"{folder}: not a folder; give one that holds images of faces")
         self._files = sorted(path for path in self._folder.rglob("*") if is_image(path.name))
@@ -31,7 +32,7 @@ class FolderSource:
         """Return the content of one image file; raise `UserError` if it cannot be read."""
         path = self._files[index]
         try:
-            return path.read_bytes()
+            return storage.read(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 

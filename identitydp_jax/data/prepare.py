@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from identitydp_jax import storage
 from identitydp_jax.checks import UserError
 from identitydp_jax.data import alignment, shards
 from identitydp_jax.data.detection import Detector
@@ -140,8 +141,7 @@ def _claim(output: pathlib.Path, recipe: dict) -> dict:
                 f"{output}: was made with {name}={manifest['recipe'].get(name)}, not {value};"
                 " give the same source and settings or another --output"
             )
-    for part in output.glob(".*.part"):  # what a killed run left
-        part.unlink(missing_ok=True)
+    storage.sweep(output)
     return manifest
 
 

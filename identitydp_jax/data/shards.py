@@ -1,19 +1,19 @@
 """Folders of ArrayRecord files that hold one image file of a square face per record.
 
 `manifest.json` says what a folder that `data.prepare` fills shall hold, and of every file its size,
-hash and the photos that gave no face. Files and manifest are written beside and then renamed.
+hash and the photos that gave no face.
 """
 
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Iterable
 
 from array_record.python import array_record_module
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from identitydp_jax.checks import UserError
+from identitydp_jax import storage
+from identitydp_jax.checks import UserError, given_path, parse_json
 
 MANIFEST = "manifest.json"
 SUFFIX = ".array_record"
@@ -28,7 +28,7 @@ class ShardSource:
         Raises:
           UserError: it is no such folder, its preparation has not ended, or a file is damaged.
         """
-        self._folder = pathlib.Path(folder).expanduser()
+        self._folder = given_path(folder)
         paths = sorted(self._folder.glob(f"*{SUFFIX}"))
         _check_whole(self._folder)
         if not paths:
@@ -71,26 +71,19 @@ def write_shard(path: pathlib.Path, records: Iterable[bytes]) -> dict:
     Raises:
       OSError: the folder cannot be written or is full.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        beside.touch()  # the writer's own errors carry no reason
-        # Readers that jump about want every record in a group of its own.
-        writer = array_record_module.ArrayRecordWriter(str(beside), "group_size:1")
-        count = 0
-        for record in records:
-            writer.write(record)
-            count += 1
-        writer.close()
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
+        with storage.beside(path) as (file, unfinished):
+            # Readers that jump about want every record in a group of its own.
+            writer = array_record_module.ArrayRecordWriter(str(unfinished), "group_size:1")
+            count = 0
+            for record in records:
+                writer.write(record)
+                count += 1
+            writer.close()
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        entry = {"bytes": beside.stat().st_size, "sha256": digest, "faces": count}
-        beside.replace(path)
+            return {"bytes": file.tell(), "sha256": digest, "faces": count}
     except RuntimeError as error:
         raise OSError(None, str(error)) from None
-    finally:
-        beside.unlink(missing_ok=True)
-    return entry
 
 
 def is_whole(path: pathlib.Path, entry: dict) -> bool:
@@ -105,7 +98,7 @@ def read_manifest(folder: pathlib.Path) -> dict | None:
     """Return the manifest of a folder, None without one; raise `UserError` if it is damaged."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(storage.read(path))
         return {"recipe": dict(manifest["recipe"]), "shards": dict(manifest["shards"])}
     except FileNotFoundError:
         return None
@@ -115,9 +108,7 @@ def read_manifest(folder: pathlib.Path) -> dict | None:
 
 def write_manifest(folder: pathlib.Path, manifest: dict) -> None:
     """Replace the manifest of a folder; raise `OSError` if it cannot be written."""
-    beside = folder / f".{MANIFEST}.part"
-    beside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    beside.replace(folder / MANIFEST)
+    storage.write(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
 
 
 def _check_whole(folder: pathlib.Path) -> None:

@@ -4,12 +4,15 @@ A source has a length, `source[i]`, the bytes of image file i, and `source.name(
 `UserError` for what cannot be read.
 """
 
-import pathlib
+import contextlib
+import io
+import warnings
 
 import cv2
 import numpy as np
+from PIL import Image
 
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, given_path
 from identitydp_jax.data.archive import ArchiveSource
 from identitydp_jax.data.folder import FolderSource
 from identitydp_jax.data.shards import ShardSource
@@ -48,7 +51,7 @@ def open_photos(spec: str):
     """
     if spec.startswith("tfds:"):
         return TfdsSource(spec)
-    path = pathlib.Path(spec).expanduser()
+    path = given_path(spec)
     if not path.exists():
         raise UserError(f"{spec}: no such folder or archive")
     return FolderSource(path) if path.is_dir() else ArchiveSource(path)
@@ -61,12 +64,23 @@ def decode(data: bytes, name: str) -> np.ndarray:
       UserError: naming `name`, if it is no image.
     """
     try:
+        _check_size(data)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:  # an empty file, or one larger than OpenCV's bound
+    except (cv2.error, ValueError):  # an empty file, or a huge one
         image = None
     if image is None:
         raise UserError(f"{name}: cannot be read as an image; remove it")
     return image
+
+
+def _check_size(data: bytes) -> None:
+    """Raise `ValueError` for a file whose head promises more pixels than any photo has."""
+    with warnings.catch_warnings(), contextlib.suppress(Image.UnidentifiedImageError, OSError):
+        warnings.simplefilter("ignore")  # of half as many
+        try:
+            Image.open(io.BytesIO(data)).close()
+        except Image.DecompressionBombError as error:
+            raise ValueError(str(error)) from None
 
 
 def decode_face(data: bytes, name: str, high: int, wide: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Folders of generated faces: written once, resumed after a stop, then read like any folder."""
 
+import io
 import json
 import os
 import pathlib
@@ -9,7 +10,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from identitydp_jax.checks import UserError
+from identitydp_jax import storage
+from identitydp_jax.checks import UserError, parse_json
 
 FORMATS = {"png": ".png", "jpeg": ".jpg"}
 _RECIPE_NAME = "synthetic.json"
@@ -27,9 +29,9 @@ def write_faces(
 ) -> int:
     """Write faces 0 to count - 1 into a folder, leaving out those that it already holds.
 
-    Every file is written beside its place and then renamed, so a file that exists is whole and
-    the same call resumes what was stopped. `synthetic.json` records the recipe: a folder made
-    with another one, or holding anything else, is refused rather than mixed.
+    A file that exists is whole, so the same call resumes what was stopped. `synthetic.json` records
+    the recipe: a folder made with another one, or holding anything else, is refused rather than
+    mixed.
 
     Args:
       directory: the folder, made if absent; its files are called `000000.png` and so on.
@@ -51,10 +53,9 @@ def write_faces(
         missing = [index for index, path in enumerate(paths) if not path.exists()]
         progress = tqdm(missing, "faces", count, initial=count - len(missing), unit="face")
         for index in progress:
-            beside = directory / f".{paths[index].name}.part"
-            image = Image.fromarray(draw(index))
-            image.save(beside, format=image_format, **_SAVE_OPTIONS[image_format])
-            beside.replace(paths[index])
+            image, content = Image.fromarray(draw(index)), io.BytesIO()
+            image.save(content, format=image_format, **_SAVE_OPTIONS[image_format])
+            storage.write(paths[index], content.getvalue(), sync=False)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{directory}: cannot be written ({reason})") from None
@@ -64,10 +65,11 @@ def write_faces(
 def _claim(directory: pathlib.Path, recipe: dict) -> None:
     """Record the recipe in an empty folder, or check that it is the one recorded there."""
     directory.mkdir(parents=True, exist_ok=True)
+    storage.sweep(directory)
     record = directory / _RECIPE_NAME
     if record.exists():
         try:
-            found = json.loads(record.read_text(encoding="utf-8"))
+            found = parse_json(storage.read(record))
         except ValueError:
             raise UserError(f"{record}: not readable; choose another folder") from None
         if found != recipe:
@@ -78,9 +80,7 @@ def _claim(directory: pathlib.Path, recipe: dict) -> None:
         return
     if any(directory.iterdir()):
         raise UserError(f"{directory}: not empty and not made here; choose another folder")
-    beside = directory / f".{_RECIPE_NAME}.part"
-    beside.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
-    beside.replace(record)
+    storage.write(record, (json.dumps(recipe, indent=2) + "\n").encode())
 
 
 def _plain(recipe) -> str:

@@ -1,10 +1,9 @@
 """The command `identitydp calibrate`: the paper's Delta, measured on a set of faces."""
 
 import argparse
-import pathlib
 import sys
 
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, given_path
 
 _FEW = 1000
 
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.limit is not None and args.limit < 2:
         raise UserError(f"--limit is {args.limit}: give a number from 2")
-    output = pathlib.Path(args.output).expanduser()
+    output = given_path(args.output)
     sensitivity.check_writable(output)  # before the work
     source = sources.open_source(args.data)
     record = calibration_set.measure(

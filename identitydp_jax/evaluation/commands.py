@@ -8,7 +8,7 @@ import pathlib
 import sys
 
 from identitydp_jax import __version__
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, given_path
 
 _PROTOCOLS = {
     "table1": "identity distance, protection success rate, PSNR, SSIM, detection (Table I)",
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < least:
             raise UserError(f"--{name} is {value}: give a number from {least}")
-    output = pathlib.Path(args.output).expanduser()
+    output = given_path(args.output)
     bench = _prepare(args, output)
     module = "identitydp_jax.evaluation.protocols." + args.protocol.replace("-", "_")
     result = importlib.import_module(module).run(bench)

@@ -11,7 +11,7 @@ import threading
 
 import numpy as np
 
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, shaped
 from identitydp_jax.data.alignment import FRAME
 from identitydp_jax.data.detection import Detector
 from identitydp_jax.weights import cache
@@ -117,6 +117,7 @@ def chips(faces: np.ndarray) -> np.ndarray:
 
 def check(faces: np.ndarray) -> None:
     """Raise `UserError` unless faces are uint8 (N, 256, 256, 3)."""
+    shaped("faces", faces)
     if faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[1:] != (FRAME, FRAME, 3):
         raise UserError(
             f"faces are {faces.dtype} {faces.shape}: give uint8 (N, {FRAME}, {FRAME}, 3)"

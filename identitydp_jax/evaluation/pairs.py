@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from identitydp_jax.anonymize import files
+from identitydp_jax import storage
 from identitydp_jax.checks import UserError
 
 
@@ -125,7 +125,7 @@ def write_pairs(path: pathlib.Path, pairs: Pairs, names: Sequence[str]) -> None:
         (name, number), (other, second) = _person_and_number(names[i]), _person_and_number(names[j])
         words = (name, number, second) if same else (name, number, other, second)
         lines.append("\t".join(words))
-    files.write(path, ("\n".join(lines) + "\n").encode())
+    storage.write(path, ("\n".join(lines) + "\n").encode())
 
 
 def _read_lines(path: pathlib.Path) -> list[str]:

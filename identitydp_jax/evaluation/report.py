@@ -4,10 +4,12 @@ import dataclasses
 import json
 import math
 import pathlib
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from identitydp_jax import storage
 from identitydp_jax.evaluation import bootstrap
 
 _LOST = ("unreadable", "no_face_found", "duplicates")
@@ -103,14 +105,17 @@ def write(report: Report, facts: dict, output: pathlib.Path) -> list[pathlib.Pat
         for row, figures in report.rows.items()
     }
     content = {"protocol": report.protocol, **facts, "notes": report.notes, "rows": rows}
-    written[0].write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    written[1].write_text(_markdown(report, facts))
+    texts = json.dumps(content, indent=1, allow_nan=False) + "\n", _markdown(report, facts)
+    for path, text in zip(written, texts, strict=True):
+        storage.write(path, text.encode())
     if report.curves:
         written.append(output / f"{report.protocol}.png")
-        _plot(report, written[-1])
+        with storage.beside(written[-1]) as (file, _):
+            _plot(report, file)
     if report.sheet:
         written.append(output / f"{report.protocol}-sheet.png")
-        _draw_sheet(report.sheet).save(written[-1])
+        with storage.beside(written[-1]) as (file, _):
+            _draw_sheet(report.sheet).save(file, format="PNG")
     return written
 
 
@@ -147,7 +152,7 @@ def _counted(data: dict) -> str:
     )
 
 
-def _plot(report: Report, path: pathlib.Path) -> None:
+def _plot(report: Report, file: BinaryIO) -> None:
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=(6.4 * len(report.curves), 4.8), layout="constrained")
@@ -170,7 +175,7 @@ def _plot(report: Report, path: pathlib.Path) -> None:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
         axes.grid(alpha=0.3)
-    canvas.savefig(path, dpi=120)
+    canvas.savefig(file, dpi=120, format="png")
 
 
 def _draw_sheet(rows: dict[str, np.ndarray]) -> Image.Image:

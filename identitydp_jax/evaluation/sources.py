@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from identitydp_jax.anonymize import files, images
-from identitydp_jax.checks import UserError
+from identitydp_jax import storage
+from identitydp_jax.anonymize import formats, images
+from identitydp_jax.checks import UserError, given_path
 from identitydp_jax.data.tfds_source import TfdsSource
 
 IDENTITIES = "identities.csv"
 # Taken for photos too, so that they are counted as unreadable instead of overlooked.
-_OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".ppm", ".tif", ".tiff")
+_OTHER_SUFFIXES = (".jp2", ".ppm")
 _USAGE = (
     "give one SOURCE, or original=SOURCE with one or more of anonymized=FOLDER or"
     " anonymized=NAME:FOLDER"
@@ -126,22 +127,22 @@ def photo_names(folder: pathlib.Path) -> list[str]:
             (below / name).as_posix()
             for name in inside
             if not name.startswith(".")
-            and pathlib.Path(name).suffix.lower() in files.SUFFIXES + _OTHER_SUFFIXES
+            and pathlib.Path(name).suffix.lower() in (*formats.SUFFIXES, *_OTHER_SUFFIXES)
         ]
     return sorted(names)
 
 
 def read_photo(path: pathlib.Path) -> np.ndarray:
     """Return a photo as uint8 (H, W, 3) sRGB, upright; raise `UserError` or `OSError`."""
-    if not path.is_file():  # a pipe would wait for its writer
+    if not path.is_file():
         raise UserError("no such file")
-    return images.decode(path.read_bytes()).pixels
+    return images.decode(storage.read(path)).pixels
 
 
 class _FolderSource(Source):
     def __init__(self, spec: str):
         self.spec = spec
-        self._folder = pathlib.Path(spec).expanduser()
+        self._folder = given_path(spec)
         names = photo_names(self._folder)
         if (self._folder / IDENTITIES).is_file():
             listed = _read_identities(self._folder / IDENTITIES)
@@ -149,7 +150,7 @@ class _FolderSource(Source):
         else:
             identities = _identities_by_folder(names, self._folder)
         if not identities:
-            raise UserError(f"{spec}: holds no photo ({', '.join(files.SUFFIXES)})")
+            raise UserError(f"{spec}: holds no photo ({', '.join(formats.SUFFIXES)})")
         self._identities = sorted(
             identities.items(), key=lambda item: (item[1] is None, item[1] or "", item[0])
         )
@@ -193,10 +194,10 @@ class _TfdsSource(Source):
 
 def _named_folder(value: str) -> tuple[str, pathlib.Path]:
     """Return name and path of `FOLDER` or `NAME:FOLDER`."""
-    folder, name = pathlib.Path(value).expanduser(), ""
+    folder, name = given_path(value), ""
     if not folder.is_dir() and ":" in value:
         name, _, rest = value.partition(":")
-        folder = pathlib.Path(rest).expanduser()
+        folder = given_path(rest)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; {_USAGE}")
     return name or folder.resolve().name, folder

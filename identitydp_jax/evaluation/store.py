@@ -1,17 +1,14 @@
 """Measured rows on disk, so that a stopped evaluation goes on where it was."""
 
-import contextlib
 import functools
 import hashlib
 import io
-import os
 import pathlib
-import secrets
 
 import numpy as np
 from tqdm import tqdm
 
-import identitydp_jax
+from identitydp_jax import storage
 from identitydp_jax.checks import UserError
 
 _BLOCK = 32  # rows that are measured, and kept, at once
@@ -60,14 +57,9 @@ class Store:
     def _keep(self, path: pathlib.Path, rows: np.ndarray) -> None:
         content = io.BytesIO()
         np.save(content, rows)
-        beside = path.with_suffix(f".{secrets.token_hex(8)}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_bytes(content.getvalue())
-            os.replace(beside, path)
+            storage.write(path, content.getvalue(), sync=False)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                beside.unlink()
             raise UserError(
                 f"{self._folder}: cannot be written ({error.strerror}): name another --output"
             ) from None
@@ -81,7 +73,7 @@ def _key(what: tuple) -> str:
 @functools.cache
 def _code() -> str:
     """Return SHA-256 of all modules of the package, with their names."""
-    folder, digest = pathlib.Path(identitydp_jax.__file__).parent, hashlib.sha256()
+    folder, digest = pathlib.Path(storage.__file__).parent, hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(folder)} {content}\n".encode())
@@ -91,7 +83,6 @@ def _code() -> str:
 def _read(path: pathlib.Path) -> np.ndarray | None:
     """Return a block, or None where there is none that can be read."""
     try:
-        with open(path, "rb") as file:
-            return np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        return np.load(io.BytesIO(storage.read(path)), allow_pickle=False)
+    except (OSError, ValueError, EOFError, RecursionError, MemoryError):
         return None

@@ -75,7 +75,8 @@ def load_encoder(
     else:
         path = pathlib.Path(name_or_path)
         if not path.is_file():
-            raise UserError(f"{path}: neither a pretrained encoder ({_names()}) nor an ONNX file")
+            names = ", ".join(encoder_names())
+            raise UserError(f"{path}: neither a pretrained encoder ({names}) nor an ONNX file")
     network, params = _convert(onnx_file.read(path), path)
     params = jax.tree.map(jnp.asarray, params)
     return Encoder(network, hashlib.sha256(path.read_bytes()).hexdigest()), params
@@ -104,6 +105,7 @@ def _check_shapes(network, params: dict) -> None:
         raise ValueError("its weights have other shapes")
 
 
-def _names() -> str:
+def encoder_names() -> tuple[str, ...]:
+    """Return the names of the pretrained identity encoders."""
     files = registry.WEIGHTS.values()
-    return ", ".join(file.name for file in files if "identity encoder" in file.purpose)
+    return tuple(file.name for file in files if "identity encoder" in file.purpose)

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -14,11 +13,17 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from identitydp_jax.checks import UserError
+from identitydp_jax import storage
+from identitydp_jax.checks import UserError, parse_json
 from identitydp_jax.models import declared, population
 from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
 from identitydp_jax.weights import cache
 from identitydp_jax.weights.registry import DEFAULT_MODEL, MODELS
+
+# What comes of a configuration that describes no network, or one without end.
+_UNREADABLE = (
+    ArithmeticError, KeyError, MemoryError, RecursionError, TypeError, UserError, ValueError,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +46,7 @@ class NetworkFile:
 
 
 def save(path, config: AEIConfig, variables, *, encoder: str) -> None:
-    """Write a network in half precision, beside its place first and then renamed.
+    """Write a network in half precision, whole or not at all.
 
     Raises `UserError` if a value is not finite in half precision, or the file can't be written.
     """
@@ -55,11 +60,8 @@ def save(path, config: AEIConfig, variables, *, encoder: str) -> None:
         raise UserError(f"{path}: not written, {broken[0]} is beyond half precision or not finite")
     metadata = {"config": json.dumps(dataclasses.asdict(config)), "encoder": encoder}
     data = safetensors.numpy.save(tensors, metadata)
-    beside = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(data)
-        os.replace(beside, path)
+        storage.write(path, data)
     except OSError as error:
         raise UserError(f"{path}: the model cannot be written ({error.strerror})") from None
 
@@ -72,7 +74,7 @@ def load(name_or_path="default") -> NetworkFile:
     name = DEFAULT_MODEL if name_or_path == "default" else str(name_or_path)
     path = cache.model_path(name) if name in MODELS else pathlib.Path(name_or_path)
     try:
-        data = path.read_bytes()
+        data = storage.read(path)
     except OSError as error:
         names = ", ".join(("default", *MODELS))
         raise UserError(
@@ -80,9 +82,8 @@ def load(name_or_path="default") -> NetworkFile:
         ) from None
     try:
         tensors = safetensors.numpy.load(data)
-        with safetensors.safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-        config = AEIConfig(**json.loads(metadata["config"]))
+        metadata = _metadata(data)
+        config = AEIConfig(**parse_json(metadata["config"]))
         encoder = metadata["encoder"]
         empty = population.zeros(config.identity_dimension)
         expected = {**variable_shapes(config), "population": empty}
@@ -90,13 +91,34 @@ def load(name_or_path="default") -> NetworkFile:
             inputs = len(tensors["declared/kernel"])
             expected["declared"] = declared.zeros(config.identity_dimension, inputs)
         expected = jax.tree.map(lambda leaf: leaf.shape, expected)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, UserError):
+    except (safetensors.SafetensorError, *_UNREADABLE):
         raise UserError(f"{path}: not a model file of `identitydp train --export`") from None
+    # Before their names are split at "/": one may be a part of another.
+    if {name: value.shape for name, value in tensors.items()} != _flat(expected):
+        raise UserError(f"{path}: its parameters are not those of the network it describes")
+    _check_values(path, tensors)
     flat = {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()}
     variables = flax.traverse_util.unflatten_dict(flat, sep="/")
-    if jax.tree.map(lambda leaf: leaf.shape, variables) != expected:
-        raise UserError(f"{path}: its parameters are not those of the network it describes")
     return NetworkFile(config, variables, encoder, _digest(config, encoder, tensors))
+
+
+def _metadata(data: bytes) -> dict:
+    """Return the texts beside the tensors: the file begins with a length and that much JSON."""
+    length = int.from_bytes(data[:8], "little")
+    return parse_json(data[8 : 8 + length]).get("__metadata__", {})
+
+
+def _flat(shapes) -> dict[str, tuple[int, ...]]:
+    return flax.traverse_util.flatten_dict(shapes, sep="/")
+
+
+def _check_values(path, tensors: dict[str, np.ndarray]) -> None:
+    """Raise `UserError` for numbers that draw nothing."""
+    for name, value in tensors.items():
+        if not np.isfinite(value).all():
+            raise UserError(f"{path}: {name} is not finite, so the model can draw nothing")
+    if not any(value.any() for name, value in tensors.items() if name.startswith("params/")):
+        raise UserError(f"{path}: all its parameters are zero, so the model can draw nothing")
 
 
 def _digest(config: AEIConfig, encoder: str, tensors: dict[str, np.ndarray]) -> str:

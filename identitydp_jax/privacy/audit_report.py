@@ -1,15 +1,14 @@
 """What an audit says: a table for the screen, and a Markdown report that can be repeated."""
 
 import os
-import pathlib
 import platform
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from identitydp_jax import __version__
-from identitydp_jax.checks import UserError
+from identitydp_jax import __version__, storage
+from identitydp_jax.checks import UserError, given_path
 from identitydp_jax.privacy.audit import FALSE_ALARM, LOWER_BOUND_ERROR, Finding
 
 _ALARM = f"False alarm: at most {FALSE_ALARM:g}."
@@ -84,7 +83,7 @@ def write(path: str | os.PathLike, text: str) -> None:
       UserError: the file cannot be written.
     """
     try:
-        pathlib.Path(path).expanduser().write_text(text, encoding="utf-8")
+        storage.write(given_path(path), text.encode())
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({error.strerror}): name another file with --output"

@@ -28,7 +28,7 @@ import functools
 import math
 import pathlib
 
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, given_path
 from identitydp_jax.privacy import sensitivity
 from identitydp_jax.privacy.sensitivity import EMBEDDING_DIM, EmpiricalSensitivity
 
@@ -86,7 +86,7 @@ def parse(spec: str, dimension: int = EMBEDDING_DIM) -> Calibration:
     if spec in ("paper", shipped().name):
         return shipped().at(dimension)
     if kind == "paper" and rest:
-        return _of(sensitivity.read(pathlib.Path(rest).expanduser()), dimension)
+        return _of(sensitivity.read(given_path(rest)), dimension)
     raise UserError(
         f"calibration is {spec!r}: choose one of certified-l2, certified-l1:S, paper, paper:FILE"
     )

@@ -7,10 +7,11 @@ what the operating system does.
 import contextlib
 import os
 import pathlib
+import resource
 import secrets
 import stat
-import tempfile
 
+from identitydp_jax import storage
 from identitydp_jax.checks import UserError
 
 BYTES = 32
@@ -70,21 +71,13 @@ def _clear_errors(path: str | os.PathLike):
 
 
 def _make(path: pathlib.Path) -> bool:
-    """Write a fresh key beside `path` and link it there; return False if something is there."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:  # mkstemp opens with O_EXCL and 0600
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)  # fails where a rename would overwrite
-        except FileExistsError:
-            return False
-    finally:
-        os.unlink(temporary)
-    _sync_folder(path.parent)
+    """Write a fresh key; return False if something is there."""
+    _forbid_core_dumps()
+    secret = secrets.token_bytes(BYTES)
+    try:
+        storage.write(path, secret, mode=0o600, folder_mode=0o700, replace=False)
+    except FileExistsError:
+        return False
     return True
 
 
@@ -101,10 +94,19 @@ def _read(path: pathlib.Path) -> bytes:
     """Return the bytes of a file that its owner alone can read."""
     descriptor = _open(path, os.O_RDONLY)
     try:
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        status = os.fstat(descriptor)
+        mode = stat.S_IMODE(status.st_mode)
         if mode & ~0o600:
             raise UserError(f"key file {path} has mode {mode:04o}, wider than 0600: chmod 600 it")
-        return _content(path, descriptor)
+        if status.st_uid != os.geteuid():
+            raise UserError(f"key file {path} is another user's, who knows it: name your own")
+        content = _content(path, descriptor)
+        if len(set(content)) == 1:  # zeros, left by a crash; by chance one key in 2^248
+            raise UserError(
+                f"key file {path} holds one and the same byte, which anybody can guess: move it"
+                " away to have a new one made"
+            )
+        return content
     finally:
         os.close(descriptor)
 
@@ -123,6 +125,7 @@ def _open(path: pathlib.Path, access: int) -> int:
 
 def _content(path: pathlib.Path, descriptor: int) -> bytes:
     """Return the bytes of an opened file that has exactly as many as a key."""
+    _forbid_core_dumps()
     content = os.read(descriptor, BYTES + 1)
     if len(content) != BYTES:
         raise UserError(
@@ -130,3 +133,11 @@ def _content(path: pathlib.Path, descriptor: int) -> bytes:
             "move it away to have a new one made, or name another file"
         )
     return content
+
+
+def _forbid_core_dumps() -> None:
+    """Let no crash from now on write this process's memory, and the key in it, to the disk."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    # Linux pipes a core to a program whatever the limit, but for a limit of one byte.
+    few = 1 if most == resource.RLIM_INFINITY else min(most, 1)
+    resource.setrlimit(resource.RLIMIT_CORE, (few, most))

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, parse_json
 from identitydp_jax.privacy.accounting import Budget, GaussianLoss, Loss, PureLoss, epsilon_at
 from identitydp_jax.privacy.calibration import EMBEDDING_DIM
 from identitydp_jax.privacy.ledger_file import damage
@@ -158,7 +158,7 @@ class Chain:
 
     def _parse(self, number: int, body: bytes, head: bytes) -> Entry:
         try:
-            entry = Entry(number, head.hex(), json.loads(body))
+            entry = Entry(number, head.hex(), parse_json(body))
             texts, numbers = _fields(number, entry)
             readable = all(isinstance(entry.record[name], str) for name in texts)
             readable &= all(isinstance(entry.record[name], int | float) for name in numbers)

@@ -6,9 +6,9 @@ import os
 import pathlib
 import sqlite3
 import stat
-import tempfile
 from collections.abc import Iterator
 
+from identitydp_jax import storage
 from identitydp_jax.checks import UserError
 
 _PATIENCE = 120.0  # seconds to wait for other processes; one release takes milliseconds
@@ -134,23 +134,15 @@ def create(path: pathlib.Path, first: tuple) -> None:
     Raises:
       UserError: it cannot be made.
     """
-    with _clear_errors(path):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(descriptor)  # made with mode 0600, which SQLite gives the journal too
-        try:
-            with contextlib.closing(_connect(pathlib.Path(temporary))) as connection:
-                connection.executescript(_SCHEMA)
-                connection.execute(_INSERT, first)
-            with contextlib.suppress(FileExistsError):
-                os.link(temporary, path)  # fails where a rename would overwrite
-        finally:
-            os.unlink(temporary)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name survives a power cut
-        finally:
-            os.close(folder)
+    options = {"mode": 0o600, "folder_mode": 0o700, "replace": False}  # SQLite's journal gets 0600
+    with (
+        _clear_errors(path),
+        contextlib.suppress(FileExistsError),
+        storage.beside(path, **options) as (_, unfinished),
+        contextlib.closing(_connect(unfinished)) as connection,
+    ):
+        connection.executescript(_SCHEMA)
+        connection.execute(_INSERT, first)
 
 
 def damage(path: pathlib.Path, what: str) -> DamagedLedger:

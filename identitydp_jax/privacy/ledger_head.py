@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 
+from identitydp_jax import storage
 from identitydp_jax.checks import UserError
 
 _HEAD = re.compile(rb"[0-9a-f]{64}\n")
@@ -23,17 +24,11 @@ def read(path: pathlib.Path) -> str | None:
       UserError: the file can't be read, or holds something else.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        content = storage.read(path, follow=False)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _unusable(path, error.strerror) from None
-    try:
-        content = os.read(descriptor, 66)
-    except OSError as error:
-        raise _unusable(path, error.strerror) from None
-    finally:
-        os.close(descriptor)
     if not _HEAD.fullmatch(content):
         raise _unusable(path, "it holds something else")
     return content[:-1].decode()
@@ -42,19 +37,11 @@ def read(path: pathlib.Path) -> str | None:
 def write(path: pathlib.Path, head: str) -> None:
     """Write a head over the one before; once this returns it survives a power cut.
 
-    It is written in place, within one block of the disk: an older head would do as well.
-
     Raises:
       UserError: it can't be written.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags, 0o600)
-        try:
-            os.pwrite(descriptor, head.encode() + b"\n", 0)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        storage.write(path, head.encode() + b"\n", mode=0o600)
     except OSError as error:
         raise _unusable(path, error.strerror) from None
 

@@ -11,7 +11,8 @@ import pathlib
 import tempfile
 from collections.abc import Iterable
 
-from identitydp_jax.checks import UserError
+from identitydp_jax import storage
+from identitydp_jax.checks import UserError, parse_json
 
 EMBEDDING_DIM = 512  # of ArcFace's encoders, and where nothing else is said
 MAX_DIMENSION = 512  # coordinates whose sums the 32-bit integers of the mechanisms hold
@@ -116,18 +117,9 @@ def write(path: pathlib.Path, record: EmpiricalSensitivity) -> None:
     check_writable(path)
     content = _content(record)
     text = json.dumps(content | {"sha256": _checksum(content)}, indent=1) + "\n"
-    beside = None
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            beside = file.name
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(beside, 0o644)  # no secret, and others have to read it
-        os.replace(beside, path)
+        storage.write(path, text.encode())
     except OSError as error:
-        if beside:
-            pathlib.Path(beside).unlink(missing_ok=True)
         raise UserError(_unwritable(path, error)) from None
 
 
@@ -140,13 +132,13 @@ def read(path: pathlib.Path) -> EmpiricalSensitivity:
       UserError: there is none, it is damaged, or states what can't be.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(storage.read(path))
     except OSError as error:
         raise UserError(
             f"{path}: no calibration can be read here ({error.strerror}); make one by"
             " `identitydp calibrate`"
         ) from None
-    except (ValueError, RecursionError):
+    except ValueError:
         content = None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise UserError(f"{path}: not a calibration of `identitydp calibrate`; name another file")

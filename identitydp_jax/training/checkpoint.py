@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint.experimental import v1 as ocp
 
-from identitydp_jax.checks import UserError
+from identitydp_jax.checks import UserError, parse_json
 
 # A run that continues with another of these would be another run.
 _FIXED = ("network", "discriminator", "encoder", "seed", "batch_size", "data", "held_out", "pool",
@@ -185,7 +185,7 @@ def _drop_torn_metrics(folder) -> None:
     if jax.process_index() == 0:
         for file in folder.glob("[0-9]*/metrics/metrics"):
             try:
-                json.loads(file.read_bytes())
+                parse_json(file.read_bytes())
             except ValueError:
                 file.unlink()
     multihost_utils.sync_global_devices("metrics")

@@ -7,7 +7,6 @@ leave doubt have no label. Statistics are of all the numbered faces.
 """
 
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ import numpy as np
 import safetensors.numpy
 from tqdm import tqdm
 
+from identitydp_jax import storage
 from identitydp_jax.checks import UserError
 from identitydp_jax.models import declared, face_source
 from identitydp_jax.models.identity import load_encoder
@@ -50,7 +50,7 @@ def write(encoder: str, path, *, numbers=NUMBERS) -> None:
     tree = {**heads, **declared.measure(jnp.asarray(embeddings), answers), **gallery}
     tensors = {name: np.asarray(value, np.float16) for name, value in tree.items()}
     try:
-        pathlib.Path(path).write_bytes(safetensors.numpy.save(tensors))
+        storage.write(path, safetensors.numpy.save(tensors))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 

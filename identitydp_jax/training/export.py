@@ -1,13 +1,12 @@
 """The network that a run has trained, as a file with its model card."""
 
 import json
-import os
 import pathlib
 
 import jax
 import ml_collections
 
-from identitydp_jax import __version__
+from identitydp_jax import __version__, storage
 from identitydp_jax.checks import UserError
 from identitydp_jax.models import declared
 from identitydp_jax.models.layers import parameter_count
@@ -94,10 +93,8 @@ def export(path, config, variables, *, steps: int, command: str) -> None:
         batch_size=config.batch_size, data=_data(config), ingredients=_ingredients(config),
         configuration=json.dumps(config.to_dict(), indent=2),
     )  # fmt: skip
-    beside = card.with_name(card.name + ".part")
     try:
-        beside.write_text(text)
-        os.replace(beside, card)
+        storage.write(card, text.encode())
     except OSError as error:
         raise UserError(f"{card}: the model card cannot be written ({error.strerror})") from None
 

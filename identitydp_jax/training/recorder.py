@@ -1,12 +1,14 @@
 """What a run writes for people to watch: tables, TensorBoard events, picture grids."""
 
 import csv
-import os
+import io
 import pathlib
 
 import cv2
 import numpy as np
 import tensorboardX
+
+from identitydp_jax import storage
 
 TABLES = ("metrics", "held_out")
 
@@ -77,7 +79,6 @@ def _cut(table: pathlib.Path, start: int) -> None:
     if not kept:
         table.unlink()
         return
-    beside = table.with_name(table.name + ".part")
-    with beside.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *kept])
-    os.replace(beside, table)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *kept])
+    storage.write(table, text.getvalue().encode())

@@ -1,8 +1,8 @@
 """The per-user cache of pretrained files, each checked against its pinned hash before any use.
 
 Folders: `IDENTITYDP_CACHE` if that is set, else the user's cache folder of the platform; inside it
-one folder per package and version. Files only ever appear there whole: they are written beside and
-then renamed, so that any number of processes may fetch at once.
+one folder per package and version. Files only ever appear there whole, so that any number of
+processes may fetch at once.
 """
 
 import contextlib
@@ -17,7 +17,8 @@ from collections.abc import Iterator
 
 import platformdirs
 
-from identitydp_jax.checks import UserError
+from identitydp_jax import storage
+from identitydp_jax.checks import UserError, given_path
 from identitydp_jax.weights import index
 from identitydp_jax.weights.registry import MODELS, WEIGHTS, WeightFile
 
@@ -25,7 +26,7 @@ from identitydp_jax.weights.registry import MODELS, WEIGHTS, WeightFile
 def directory() -> pathlib.Path:
     """Return the cache folder, which need not exist yet."""
     chosen = os.environ.get("IDENTITYDP_CACHE") or platformdirs.user_cache_dir("identitydp")
-    return pathlib.Path(chosen).expanduser()
+    return given_path(chosen)
 
 
 def path(name: str) -> pathlib.Path:
@@ -67,13 +68,13 @@ def fetch(name: str, *, from_file: str | pathlib.Path | None = None) -> pathlib.
         archive = pathlib.Path(from_file or index.download(file, workspace))
         found = _hash(archive)
         if found == file.sha256:
-            _store(file, archive.read_bytes(), workspace)
+            _store(file, archive.read_bytes())
         elif found == file.archive_sha256:
             for member in WEIGHTS.values():
                 if member.archive_sha256 == found:
                     if member.name != name:
                         _announce(member)
-                    _store(member, _extract(member, archive), workspace)
+                    _store(member, _extract(member, archive))
         else:
             raise UserError(
                 f"{archive}: SHA-256 {found} is that of neither {file.archive}"
@@ -144,7 +145,7 @@ def _cached(file: WeightFile) -> pathlib.Path:
 def _hash(path: pathlib.Path) -> str:
     """Return a file's SHA-256 as lower-case hex."""
     try:
-        with open(path, "rb") as file:
+        with storage.open_regular(path, os.O_RDONLY) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
@@ -173,11 +174,8 @@ def _extract(file: WeightFile, archive: pathlib.Path) -> bytes:
         return member.read(file.size + 1)
 
 
-def _store(file: WeightFile, content: bytes, workspace: pathlib.Path) -> None:
-    """Move a file into the cache whole, if it is the pinned one."""
+def _store(file: WeightFile, content: bytes) -> None:
+    """Write a file into the cache, if it is the pinned one."""
     if hashlib.sha256(content).hexdigest() != file.sha256:
         raise UserError(f"{file.archive}: {file.member} in it is not the pinned file; not used")
-    beside = workspace / f"{file.name}.part"
-    beside.write_bytes(content)
-    _cached(file).parent.mkdir(parents=True, exist_ok=True)
-    os.replace(beside, _cached(file))
+    storage.write(_cached(file), content)

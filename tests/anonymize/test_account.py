@@ -1,12 +1,11 @@
 """Releases are charged before anything is drawn of them, and remembered."""
 
 import base64
-import json
 import pathlib
 
 import numpy as np
 import pytest
-from fakes import picture, save
+from fakes import picture, records, save
 from PIL import Image
 
 from identitydp_jax import cli
@@ -34,8 +33,7 @@ def _entries():
 
 
 def _faces(output="out"):
-    lines = pathlib.Path(output, "manifest.jsonl").read_text().splitlines()
-    return [face for line in lines for face in json.loads(line).get("faces", [])]
+    return [face for record in records(output) for face in record.get("faces", [])]
 
 
 def _colour(path, box):
@@ -170,8 +168,7 @@ def test_audits_and_baselines_charge_nothing_and_say_so(photo, capsys):
 )
 def test_levels_in_words(photo, options, setting):
     assert _run(*options) == 0
-    lines = pathlib.Path("out/manifest.jsonl").read_text().splitlines()
-    record = json.loads(lines[0])
+    (record,) = records("out")
     used = PrivacySetting(record["mechanism"], record["faces"][0]["epsilon"])
     if isinstance(setting, str):
         from identitydp_jax.privacy.setting import LEVELS

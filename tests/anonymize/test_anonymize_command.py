@@ -1,17 +1,19 @@
 """The command with a fake network: bad input, resuming, statuses, the manifest."""
 
 import hashlib
+import io
 import json
 import os
 import pathlib
+import sys
 
 import numpy as np
 import pytest
-from fakes import MAGENTA, FixedDetector, picture, save
+from fakes import MAGENTA, FixedDetector, picture, records, save
 from PIL import Image
 
-from identitydp_jax import cli
-from identitydp_jax.anonymize import batch, faces, files, manifest
+from identitydp_jax import cli, storage
+from identitydp_jax.anonymize import batch, faces, manifest
 from identitydp_jax.checks import UserError
 
 FACE = (20, 20, 60, 75)
@@ -29,8 +31,7 @@ def _run(*arguments, seed=1):
 
 
 def _manifest(folder="out"):
-    lines = pathlib.Path(folder, "manifest.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return records(folder)
 
 
 def _shows_marker(path):
@@ -141,10 +142,97 @@ def test_photos_without_a_face(option, status, said, capsys):
         assert np.abs(np.diff(written.astype(int), axis=0)).max() <= 2
 
 
-def test_small_faces_are_recorded_as_pixelated(photo):
+def test_small_faces_are_recorded_as_pixelated(photo, capsys):
+    save(pathlib.Path("in/both.png"), picture(FACE, (70, 5, 150, 115)))
     assert _run("in", "--min-face", 100) == 0
-    (face,) = _manifest()[0]["faces"]
+    assert "1 anonymized, 1 pixelated in out" in capsys.readouterr().err
+    both, one = sorted(_manifest(), key=lambda record: record["output"])
+    assert (both["status"], one["status"]) == ("anonymized", "pixelated")
+    (face,) = one["faces"]
     assert face["handled"] == "pixelated" and "epsilon" not in face
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o400])
+def test_a_result_is_open_to_nobody_to_whom_its_input_is_not(photo, mode):
+    photo.chmod(mode)
+    assert _run("in", "--method", "mask") == 0
+    written = pathlib.Path("out/photo.png").stat().st_mode & 0o777
+    assert written & ~0o600 == mode & 0o077 & ~_umask() and written & 0o600 == 0o600
+
+
+def _umask():
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+class _Pipe(io.TextIOWrapper):
+    def __init__(self, data=b""):
+        super().__init__(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("source", ["-", "in/photo.png"])
+def test_one_photo_goes_through_a_pipe(photo, source, monkeypatch, capsys):
+    assert _run("in") == 0
+    expected = pathlib.Path("out/photo.png").read_bytes()
+    out = _Pipe()
+    monkeypatch.setattr(sys, "stdin", _Pipe(photo.read_bytes()))
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["anonymize", source, "-o", "-", "--audit-seed", "1"]) == 0
+    assert out.buffer.getvalue() == expected
+    assert "1 anonymized, without a manifest" in capsys.readouterr().err
+    assert {path.name for path in pathlib.Path().iterdir()} == {"in", "out"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["-", "-o", "out"], 2), (["-", "in", "-o", "-"], 2), (["none.png", "-o", "-"], 1)],
+)
+def test_what_goes_through_no_pipe(photo, arguments, status, monkeypatch, capsys):
+    out = _Pipe()
+    monkeypatch.setattr(sys, "stdin", _Pipe(photo.read_bytes()))
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["anonymize", *arguments, "--audit-seed", "1"]) == status
+    assert out.buffer.getvalue() == b"" and not pathlib.Path("out").exists()
+    assert "identitydp: error: " in capsys.readouterr().err
+
+
+def test_a_photo_without_a_face_goes_through_no_pipe(monkeypatch):
+    out = _Pipe()
+    save(pathlib.Path("in/none.png"), picture())
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["anonymize", "in/none.png", "-o", "-", "--audit-seed", "1"]) == 1
+    assert out.buffer.getvalue() == b""
+
+
+def test_names_are_shown_escaped(capsys):
+    save(pathlib.Path("in/a\x1b[31m\nb.png"), picture())
+    assert _run("in") == 1
+    error = capsys.readouterr().err
+    assert "in/a\\x1b[31m\\nb.png: no face found" in error and "\x1b" not in error
+
+
+@pytest.mark.parametrize("other", ["png", "jpeg"])
+def test_formats_that_cannot_be_written_become_another(other, monkeypatch, capsys):
+    save(pathlib.Path("in/photo.webp"), picture(FACE), lossless=True)
+    monkeypatch.setattr(batch.formats, "can_write", lambda kind: kind != "WEBP")
+    options = ["in", "--method", "mask", "--other-format", other]
+    assert _run(*options) == 0
+    name = "photo.webp." + {"png": "png", "jpeg": "jpg"}[other]
+    with Image.open(f"out/{name}") as image:
+        assert image.format == other.upper()
+    (record,) = _manifest()
+    assert record["output"] == name and "cannot be written here" in record["notes"][0]
+    assert _run(*options) == 0 and "1 already done" in capsys.readouterr().err
+
+
+def test_a_file_called_wrong_is_told_what_it_is(photo, capsys):
+    photo.rename("in/photo.jpg")
+    pathlib.Path("in/letter.jpg").write_bytes(b"%PDF-1.7")
+    assert _run("in", "--method", "mask") == 1
+    assert "image but a PDF document" in capsys.readouterr().err
+    failed, done = sorted(_manifest(), key=lambda record: "output" in record)
+    assert failed["status"] == "failed" and done["notes"] == ["called .jpg, and is PNG"]
 
 
 @pytest.mark.parametrize("method", ["pixelate:8", "noise:49", "blur:19", "mask", "k-same:10"])
@@ -225,21 +313,67 @@ def test_the_same_command_continues(photo, monkeypatch, capsys):
     assert _run("in") == 0 and len(_manifest()) == 2
 
 
-@pytest.mark.parametrize("when", ["before the record", "before the file"])
+@pytest.mark.parametrize("when", ["before the intent", "before the file", "before the record"])
 def test_a_killed_run_continues(photo, monkeypatch, when):
     class Killed(BaseException):
         pass
 
-    def kill(*_):
-        raise Killed
+    append = manifest.Manifest.append
+
+    def kill(self, record, **_):
+        if when != "before the record" or record["status"] != "writing":
+            raise Killed
+        append(self, record)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        target = (manifest.Manifest, "append") if when.endswith("record") else (files, "write")
+        target = (storage, "write") if when.endswith("file") else (manifest.Manifest, "append")
         patch.setattr(*target, kill)
         _run("in")
-    assert not pathlib.Path("out/photo.png").exists()
+    assert _manifest() == [] and manifest.read(pathlib.Path("out")) == {}
+    assert pathlib.Path("out/photo.png").exists() == when.endswith("record")
     assert _run("in") == 0
     assert not _shows_marker("out/photo.png")
+    assert [record["status"] for record in _manifest()] == ["anonymized"]
+    assert _run("in") == 0 and len(_manifest()) == 1
+
+
+def test_what_could_not_be_written_is_not_called_done(photo, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write", full)
+        assert _run("in") == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert [record["status"] for record in _manifest()] == ["failed"]
+    assert manifest.read(pathlib.Path("out")) == {}
+    assert _run("in") == 0
+
+
+@pytest.mark.parametrize("planted", ["manifest.jsonl", "photo.png", "sub"])
+def test_links_in_the_output_folder_lead_nowhere(photo, tmp_path, planted, capsys):
+    save(pathlib.Path("in/sub/x.png"), picture(FACE))
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("precious")
+    pathlib.Path("out").mkdir()
+    pathlib.Path("out", planted).symlink_to(outside / ("" if planted == "sub" else "file"))
+    assert _run("in", "-r", "--overwrite", "--method", "mask") in (1, 2)
+    assert planted in capsys.readouterr().err
+    assert [path.name for path in outside.iterdir()] == ["file"]
+    assert (outside / "file").read_text() == "precious"
+
+
+def test_the_longest_name_is_written_and_remains_of_killed_runs_go(photo):
+    name = "n" * 251 + ".png"
+    photo.rename(photo.with_name(name))
+    stale, other = pathlib.Path("out/.0123456789abcdef.part"), pathlib.Path("out/.film.part")
+    stale.parent.mkdir()
+    for path in (stale, other):
+        path.write_bytes(b"half")
+    assert _run("in", "--method", "mask") == 0
+    names = {path.name for path in pathlib.Path("out").iterdir()}
+    assert names == {name, "manifest.jsonl", other.name}
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,21 @@ def test_an_original_put_in_place_of_its_result_is_not_taken_for_done(photo, sea
     assert _run() == 0 and "1 already done" in capsys.readouterr().err
 
 
+def test_a_sealed_intent_is_neither_taken_for_done_nor_made_so(photo, capsys):
+    assert _run() == 0
+    manifest, result = pathlib.Path("out/manifest.jsonl"), pathlib.Path("out/a.png").read_bytes()
+    intent, done = map(json.loads, manifest.read_text().splitlines())
+    master = keys.load("k")
+    assert (intent["status"], done["status"]) == (manifests.INTENDED, "anonymized")
+    assert manifests.is_sealed(intent, master) and manifests.is_sealed(done, master)
+    manifest.write_text(json.dumps(intent | {"status": "anonymized"}) + "\n")
+    capsys.readouterr()
+    assert _run() == 1 and "was changed or is not of this program" in capsys.readouterr().err
+    manifest.write_text(json.dumps(intent) + "\n")
+    assert _run() == 0 and "1 anonymized" in capsys.readouterr().err
+    assert pathlib.Path("out/a.png").read_bytes() == result
+
+
 def test_a_manifest_says_of_a_face_what_somebody_needs_and_no_more(photo):
     assert _run() == 0
     text = pathlib.Path("out/manifest.jsonl").read_text().splitlines()[-1]

@@ -1,10 +1,9 @@
 """The command with the real detector and encoder, and a network that was never trained."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
+from fakes import records
 from PIL import Image
 
 from identitydp_jax import cli
@@ -41,7 +40,7 @@ def test_astronaut(model, photo, tmp_path, monkeypatch, capsys):
     output = tmp_path / "out"
     command = ["anonymize", str(photo), "--output", str(output), "--model", str(model)]
     assert cli.main([*command, "--audit-seed", "1"]) == 0
-    (record,) = map(json.loads, (output / "manifest.jsonl").read_text().splitlines())
+    (record,) = records(output)
     (face,) = record["faces"]
     assert face["handled"] == "anonymized" and len(record["model_sha256"]) == 64
 

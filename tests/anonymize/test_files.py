@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from identitydp_jax.anonymize import files, manifest
+from identitydp_jax.anonymize import files, formats, manifest
 from identitydp_jax.checks import UserError
 
 
@@ -37,9 +37,9 @@ def test_folders(tree):
     assert _names("photos", recursive=True) == ["a.jpg", "b.PNG", "sub/c.webp"]
     assert _names("photos/") == ["a.jpg", "b.PNG"]
     found = files.find(["photos"], pathlib.Path("out"), recursive=False)
-    assert found.skipped == [
-        "left out 1 .txt file: only .jpg, .jpeg, .png, .webp are read from folders"
-    ]
+    (line,) = found.skipped
+    assert line.startswith("left out 1 .txt file: only .jpg, ")
+    assert line.endswith(" are read from folders") and all(s in line for s in formats.SUFFIXES)
     assert found.problems == []
 
 
@@ -139,29 +139,50 @@ def test_a_manifest_elsewhere_or_of_other_content_leaves_nothing_out(tree):
     assert _names("photos") == ["a.jpg"]
 
 
-def test_write_is_whole_or_nothing(tmp_path, monkeypatch):
-    target = tmp_path / "deep" / "photo.jpg"
-    files.write(target, b"old")
-    assert target.read_bytes() == b"old"
+def test_linked_folders_are_followed_once_and_loops_are_named(tree):
+    (tree / "real/deep").mkdir(parents=True)
+    (tree / "real/deep/x.jpg").write_bytes(b"x")
+    (tree / "photos/linked").symlink_to(tree / "real")
+    (tree / "real/up").symlink_to(tree / "photos")
+    (tree / "real/self").symlink_to("self")
+    found = files.find(["photos"], pathlib.Path("out"), recursive=True)
+    assert [job.name for job in found.jobs] == [
+        "a.jpg", "b.PNG", "linked/deep/x.jpg", "sub/c.webp",
+    ]  # fmt: skip
+    assert any("linked/up: a link to" in line for line in found.skipped)
+    assert _names("photos") == ["a.jpg", "b.PNG"]
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        files.write(target, b"new")
-    assert target.read_bytes() == b"old"
-    assert os.listdir(target.parent) == ["photo.jpg"]
+def test_a_link_into_the_results_is_not_followed(tree):
+    (tree / "out/deep").mkdir(parents=True)
+    (tree / "out/deep/done.jpg").write_bytes(b"x")
+    (tree / "photos/results").symlink_to(tree / "out/deep")
+    (tree / "photos/all").symlink_to(tree / "out")
+    assert _names("photos", recursive=True) == ["a.jpg", "b.PNG", "sub/c.webp"]
 
 
-def test_a_killed_run_leaves_no_half_file(tmp_path, monkeypatch):
-    class Killed(BaseException):
-        pass
+def test_an_output_folder_above_the_input_is_no_reason_to_leave_anything_out(tree):
+    assert _names("photos", output=".", recursive=True) == ["a.jpg", "b.PNG", "sub/c.webp"]
 
-    def kill(*_):
-        raise Killed
 
-    monkeypatch.setattr(os, "replace", kill)
-    with pytest.raises(Killed):
-        files.write(tmp_path / "photo.jpg", b"new")
-    assert os.listdir(tmp_path) == []
+@pytest.mark.parametrize("pattern", ["photos/*/../a.jpg", "photos/*/../../photos/a.jpg"])
+def test_names_never_lead_out_of_the_output_folder(tree, pattern):
+    (tree / "photos/.cache").rename(tree / "photos/cache")
+    found = files.find([pattern], pathlib.Path("out"), recursive=False)
+    assert all(".." not in pathlib.PurePath(job.name).parts for job in found.jobs)
+    assert found.jobs or all("give its folder itself" in line for line in found.problems)
+
+
+def test_a_tilde_is_a_home_only_where_there_is_one(tree):
+    (tree / "~holiday.jpg").write_bytes(b"x")
+    assert _names("~holiday.jpg") == ["~holiday.jpg"]
+    found = files.find(["~nobody-of-this-name/x.jpg"], pathlib.Path("out"), recursive=False)
+    assert found.problems == ["~nobody-of-this-name/x.jpg: no such file or folder"]
+
+
+def test_an_output_whose_links_lead_in_a_circle_is_refused(tree):
+    (tree / "loop").symlink_to("loop")
+    for output in ("loop", "loop/deeper"):
+        with pytest.raises(UserError, match="lead in a circle"):
+            _names("photos", output=output)
+    assert "loop" in files.find(["loop"], pathlib.Path("out"), recursive=True).problems[0]

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from identitydp_jax.anonymize.manifest import NAME, Manifest, written_by_us
+from identitydp_jax.anonymize.manifest import INTENDED, NAME, Manifest, read, written_by_us
 from identitydp_jax.checks import UserError
 
 
@@ -42,8 +42,39 @@ def test_a_torn_last_line_loses_that_line_only(tmp_path, cut):
         assert manifest.find("a.jpg")
         manifest.append(_record("c.jpg"))
     assert set(written_by_us(tmp_path)) >= {"a.jpg", "c.jpg"}
-    last = path.read_text().splitlines()[-1]
-    assert json.loads(last)["output"] == "c.jpg"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines[-1]["output"] == "c.jpg"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_what_is_no_plain_file_is_no_manifest(tmp_path, kind):
+    path = tmp_path / NAME
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        (tmp_path / "other").write_text("")
+        path.symlink_to("other")
+    with pytest.raises(UserError, match="cannot write to"):
+        Manifest(tmp_path)
+    if kind != "link":
+        assert written_by_us(tmp_path) == {}
+
+
+def test_deep_lines_count_for_nothing(tmp_path):
+    (tmp_path / NAME).write_text("[" * 100_000 + "\n" + '{"a":' * 100_000 + "\n")
+    assert written_by_us(tmp_path) == {}
+
+
+def test_what_is_intended_is_not_done(tmp_path):
+    with Manifest(tmp_path) as manifest:
+        manifest.append(_record("a.jpg") | {"status": INTENDED})
+    assert read(tmp_path) == {} and written_by_us(tmp_path) == {"a.jpg": "aa"}
+    with Manifest(tmp_path) as manifest:
+        assert manifest.find("a.jpg")["status"] == INTENDED
+        manifest.append(_record("a.jpg") | {"status": "anonymized"})
+    assert set(read(tmp_path)) == {"a.jpg"}
 
 
 def test_foreign_lines_count_for_nothing(tmp_path):

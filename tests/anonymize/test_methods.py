@@ -144,6 +144,12 @@ def test_wrong_faces_and_keys_are_named(shape, dtype, count, line):
             act(np.zeros(shape, dtype), keys=_keys(count))
 
 
+@pytest.mark.parametrize("given", [None, [1], "x"])
+def test_what_is_no_array_is_named(given):
+    with pytest.raises(UserError, match=r"faces is a \w+: give a NumPy array"):
+        _parse("mask").draw(given, keys=_keys(1))
+
+
 def test_replace_puts_the_methods_face_under_the_mask():
     frames = tiny.faces(3, 256)
     before, method = frames.copy(), _parse("noise:49")

@@ -1,12 +1,15 @@
 import hashlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from fakes import FakeModel, FixedDetector, MarkerDetector, paint, picture, points_in, release
+from PIL import Image
 
 from identitydp_jax.anonymize import commands, faces, photos
 from identitydp_jax.anonymize.methods import Baseline, IdentityDP
+from identitydp_jax.checks import UserError
 from identitydp_jax.privacy import keys
 from identitydp_jax.privacy.setting import PrivacySetting
 
@@ -175,6 +178,30 @@ def test_only_unusable_faces_need_no_model(monkeypatch):
 def test_no_face_is_an_error():
     with pytest.raises(photos.NoFaceFound):
         _anonymize(picture())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([[[1, 2, 3]]], "photo is a list: give a NumPy array"),
+        (None, "photo is a NoneType: give a NumPy array"),
+        (Image.fromarray(picture(*BOXES)), "photo is a Image: give a NumPy array"),
+        ("photo.jpg", "photo is a str: give a NumPy array"),
+        (picture(*BOXES).astype(np.float32), r"photo is float32 \(120, 160, 3\): give uint8"),
+        (picture(*BOXES)[..., 0], r"photo is uint8 \(120, 160\): give uint8"),
+        (picture(*BOXES)[:0], r"give uint8"),
+    ],
+)
+def test_what_is_no_photo_is_named(given, said):
+    with pytest.raises(UserError, match=said):
+        _anonymize(given)
+
+
+def test_an_array_of_jax_is_a_photo_too():
+    photo = picture(*BOXES)
+    result, records = _anonymize(jnp.asarray(photo))
+    expected, same = _anonymize(photo)
+    assert type(result) is np.ndarray and (result == expected).all() and records == same
 
 
 def test_the_command_has_the_same_default():

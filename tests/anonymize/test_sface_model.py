@@ -1,11 +1,10 @@
 """A model with SFace as its encoder, from its export to the record of a photo."""
 
-import json
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from fakes import records
 from PIL import Image
 from skimage import data
 
@@ -54,7 +53,7 @@ def test_the_card_names_the_licence_of_sface(file):
 
 def test_a_photo_is_anonymized_with_settings_for_128_values(file, tmp_path, capsys):
     assert _anonymize(tmp_path, file, "--key-file", tmp_path / "my.key") == 0
-    (record,) = map(json.loads, (tmp_path / "out" / "manifest.jsonl").read_text().splitlines())
+    (record,) = records(tmp_path / "out")
     (face,) = record["faces"]
     assert face["handled"] == "anonymized" and face["charged"]["number"] == 1
     assert face["dimension"] == 128

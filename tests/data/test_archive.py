@@ -1,9 +1,12 @@
 import io
+import os
 import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
 
+from identitydp_jax import storage
 from identitydp_jax.checks import UserError
 from identitydp_jax.data.archive import ArchiveSource
 
@@ -60,3 +63,23 @@ def test_a_damaged_member_is_named(tmp_path):
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"photos\.zip: z/b\.png cannot be read"):
         ArchiveSource(path)[0]
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tgz"])
+def test_a_member_is_read_up_to_a_bound(tmp_path, monkeypatch, suffix):
+    path = _write(tmp_path / f"photos{suffix}", {"a.jpg": bytes(1 << 25), "b.jpg": b"b"})
+    assert path.stat().st_size < 1 << 17
+    monkeypatch.setattr(storage, "MAX_BYTES", 1 << 20)
+    source = ArchiveSource(path)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"a\.jpg cannot be read \(larger than 1 MiB\)"):
+        source[0]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1 << 23 and source[1] == b"b"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "photos.zip")
+    with pytest.raises(UserError, match="not a whole zip or tar file"):
+        ArchiveSource(tmp_path / "photos.zip")

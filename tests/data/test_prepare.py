@@ -131,7 +131,7 @@ def test_what_is_whole_is_not_made_again_and_what_is_damaged_is(photos, tmp_path
     before = {path.name: path.read_bytes() for path in output.iterdir()}
     shard = output / "faces-00001.array_record"
     shard.write_bytes(shard.read_bytes()[:-1])
-    (output / ".faces-00002.array_record.123.part").write_bytes(b"half")
+    (output / ".0123456789abcdef.part").write_bytes(b"half")
     assert _prepare(photos, output).written == 1
     assert _seen(output) == [30, 40, 50]
     assert {path.name for path in output.iterdir()} == set(before)

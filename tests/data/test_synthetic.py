@@ -51,7 +51,7 @@ def test_a_stopped_run_is_resumed(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path, draw=stopping)
     (tmp_path / "000000.png").unlink()
-    (tmp_path / ".000002.png.part").write_bytes(b"half a fi")
+    (tmp_path / ".0123456789abcdef.part").write_bytes(b"half a fi")
     drawn = []
     assert write(tmp_path, draw=lambda index: drawn.append(index) or draw(index)) == 3
     assert drawn == [0, 2, 3]
@@ -60,8 +60,8 @@ def test_a_stopped_run_is_resumed(tmp_path):
 
 
 def test_a_face_that_fails_leaves_no_file(tmp_path, monkeypatch):
-    def half(self, path, **options):
-        path.write_bytes(b"half a fi")
+    def half(self, file, **options):
+        file.write(b"half a fi")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", half)

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -144,6 +145,8 @@ def test_network_of_another_size_is_refused(file):
         {"config": '{"width": "wide"}', "encoder": "w600k_mbf"},
         {"config": '{"width": "0.5"}', "encoder": "w600k_mbf"},
         {"config": '{"identity_dimension": -1}', "encoder": "w600k_mbf"},
+        {"config": "[" * 100_000, "encoder": "w600k_mbf"},
+        {"config": '{"resolution": 1' + "0" * 400 + "}", "encoder": "w600k_mbf"},
     ],
 )
 def test_foreign_metadata_is_refused(file, metadata):
@@ -158,6 +161,30 @@ def test_foreign_and_broken_files_are_refused(file, tmp_path):
         assert "not a model file" in _refusal(file)
     for missing in (tmp_path / "none.safetensors", tmp_path):
         assert "no model can be read here" in _refusal(missing)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a regular file" in _refusal(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: np.where(np.arange(x.size).reshape(x.shape), x, np.nan), "is not finite"),
+        (lambda x: np.where(np.arange(x.size).reshape(x.shape), x, -np.inf), "is not finite"),
+        (np.zeros_like, "all its parameters are zero"),
+    ],
+)
+def test_numbers_that_draw_nothing_are_refused(file, change, said):
+    _rewritten(file, change_tensors=lambda tensors: {k: change(v) for k, v in tensors.items()})
+    assert said in _refusal(file)
+
+
+@pytest.mark.parametrize("name", ["params", "params/encoder", "other/x", "/", ""])
+def test_names_that_clash_or_belong_elsewhere_are_refused(file, name):
+    _rewritten(file, change_tensors=lambda x: {**x, name: np.zeros(3, np.float16)})
+    assert "not those of the network it describes" in _refusal(file)
 
 
 def test_names_of_shipped_models_are_listed():

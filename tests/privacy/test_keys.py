@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import pickle
+import resource
 import struct
 
 import jax
@@ -106,6 +107,43 @@ def test_a_key_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"master\.key.*No space left"):
         keys.load_or_create(tmp_path / "master.key")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("byte", [0, 255, 7])
+def test_a_key_that_anybody_guesses_is_refused(key_file, byte):
+    key_file.write_bytes(bytes([byte]) * 32)
+    for read in (keys.load, keys.load_or_create):
+        with pytest.raises(UserError, match=r"master\.key holds one and the same byte"):
+            read(key_file)
+
+
+def test_a_key_of_another_user_is_refused(key_file, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: key_file.stat().st_uid + 1)
+    for read in (keys.load, keys.load_or_create):
+        with pytest.raises(UserError, match=r"master\.key is another user's"):
+            read(key_file)
+
+
+def test_folders_made_for_a_key_are_closed_to_others_whatever_the_umask(tmp_path):
+    before = os.umask(0o000)
+    try:
+        keys.create(tmp_path / "a/b/master.key")
+    finally:
+        os.umask(before)
+    for made in (tmp_path / "a", tmp_path / "a/b"):
+        assert made.stat().st_mode & 0o777 == 0o700
+
+
+def test_no_core_is_dumped_of_a_process_that_holds_a_key(key_file):
+    child = os.fork()
+    if not child:
+        _, most = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+        os.chdir(key_file.parent)
+        keys.load(key_file)
+        few, same = resource.getrlimit(resource.RLIMIT_CORE)
+        os._exit(0 if few in (0, 1) and same == most else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601, 0o700, 0o666])

@@ -1,10 +1,10 @@
 """Verification of original against anonymized second photos: Table III of the paper."""
 
 import dataclasses
-import pathlib
 
 import numpy as np
 
+from identitydp_jax.checks import given_path
 from identitydp_jax.evaluation import verification
 from identitydp_jax.evaluation.bench import Bench
 from identitydp_jax.evaluation.candidates import ORIGINAL
@@ -63,7 +63,7 @@ def _over_folds(rates, count: int) -> Figure:
 
 def _pairs(bench: Bench) -> tuple[Pairs, str]:
     """Return the pairs, and a sentence on where they are from."""
-    path = pathlib.Path(bench.source.spec).expanduser() / "pairs.txt"
+    path = given_path(bench.source.spec) / "pairs.txt"
     if not path.is_file():
         drawn = draw_pairs(bench.people, seed=bench.seed)
         return drawn, f"{len(drawn)} pairs drawn by seed {bench.seed}: there is no pairs.txt."
