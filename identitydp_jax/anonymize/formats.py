@@ -43,9 +43,12 @@ def open_image(data: bytes) -> Image.Image:
     Raises:
       UserError: it is no such file, or larger than `MAX_MEGAPIXELS`.
     """
-    if data.startswith(_JXL):
-        _check_size(*_jxl_size(data))  # its plugin decodes on opening
     register()
+    if data.startswith(_JXL):
+        if "JXL" not in Image.OPEN:
+            raise UserError("a JPEG XL image: install the package pillow-jxl-plugin to read it")
+        _check_size(*_jxl_size(data))  # that package decodes on opening
+    damaged = ""
     for name in _FORMATS:
         factory, accept = Image.OPEN.get(name, (None, lambda _: False))
         # Pillow's own `open` has a bound of its own, which all threads share.
@@ -53,9 +56,12 @@ def open_image(data: bytes) -> Image.Image:
             try:
                 picture = factory(io.BytesIO(data), None)
             except (SyntaxError, IndexError, TypeError, KeyError, EOFError, struct.error):
-                continue  # of a neighbour that begins alike
+                damaged = damaged or name  # or a neighbour's that begins alike
+                continue
             _check_size(picture.width, picture.height)
             return picture
+    if damaged:
+        raise UserError(f"the image is damaged or truncated ({damaged})")
     raise UserError(f"not a {_READABLE} image but {describe(data)}")
 
 
@@ -85,8 +91,6 @@ def misnamed(name: str, kind: str) -> list[str]:
 
 def describe(data: bytes) -> str:
     """Return what a file is that is no image, in words."""
-    if data.startswith(_JXL):
-        return "a JPEG XL image, which needs the package pillow-jxl-plugin"
     for start, mark, name in _OTHERS:
         if data.startswith(mark, start):
             return name
@@ -122,9 +126,22 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
+def _jxl_codestream(data: bytes) -> int:
+    """Return where the codestream begins: at once, or in the first of its boxes."""
+    place = 0
+    while data[place : place + 2] != _JXL[0] and place + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, place)
+        head = 16 if length == 1 else 8  # 1: the length follows, in 8 bytes
+        if name in (b"jxlc", b"jxlp"):
+            return place + head + 4 * (name == b"jxlp")
+        length = int.from_bytes(data[place + 8 : place + 16], "big") if length == 1 else length
+        place += max(length, head)
+    return place
+
+
 def _jxl_size(data: bytes) -> tuple[int, int]:
     """Return width and height of a JPEG XL file, from the head of its codestream (ISO 18181-1)."""
-    start = data.find(_JXL[0], 0 if data.startswith(_JXL[0]) else 20)
+    start = _jxl_codestream(data)
     bits, place = int.from_bytes(data[start + 2 : start + 16], "little"), 0
 
     def take(count: int) -> int:

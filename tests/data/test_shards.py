@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,8 @@ def test_an_entry_tells_a_whole_file_from_a_damaged_one(folder):
             r"00001.array_record: damaged \(.*data prepare` again",
         ),
         (lambda f: (f / "manifest.json").write_text("{"), "not a manifest"),
+        (lambda f: (f / "manifest.json").write_text("[" * 100_000), "not a manifest"),
+        (lambda f: (os.mkfifo(f / "pipe"), (f / "pipe").rename(f / "manifest.json")), "not a man"),
         (
             lambda f: shards.write_manifest(f, {"recipe": {"shards": 2}, "shards": {}}),
             "only 0 of 2 files are prepared; run the same",

@@ -152,6 +152,12 @@ def test_folders_and_dead_links_are_not_replaced(tmp_path):
             sensitivity.check_writable(path)
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="not a regular file"):
+        sensitivity.read(tmp_path / "pipe")
+
+
 def test_a_missing_folder_is_made_and_a_file_is_no_folder(path):
     sensitivity.write(path.parent / "a" / "b.json", record())
     assert sensitivity.read(path.parent / "a" / "b.json") == record()
@@ -160,7 +166,7 @@ def test_a_missing_folder_is_made_and_a_file_is_no_folder(path):
 
 
 def test_a_failed_write_leaves_what_was_there(path, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
