@@ -7,7 +7,7 @@ import stat
 import platformdirs
 
 from identitydp_jax import storage
-from identitydp_jax.checks import UserError, given_path
+from identitydp_jax.checks import UserError
 
 _NAME = "JAX_COMPILATION_CACHE_DIR"
 _WRITE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -17,30 +17,33 @@ def enable() -> None:
     """Let JAX, which reads these variables when it is imported, keep compiled programs.
 
     The folder is that of `JAX_COMPILATION_CACHE_DIR`, or one of its own in the user's cache, apart
-    from the pretrained files, whose folder may be shared. It is made with mode 0700; where it can't
-    be made nothing is kept. An address such as gs://bucket, whose owner nobody can ask for here, is
-    the business of who gave it.
+    from the pretrained files, whose folder may be shared. It is made with mode 0700; where that is
+    impossible nothing is kept. An address such as gs://bucket, whose owner can't be asked for here,
+    is the business of who gave it.
 
     Raises:
-      UserError: the folder is another user's, or others can write to it or replace it.
+      UserError: the folder is another user's, or others can write to it or replace it; or the one
+        named can't be made.
     """
     given = os.environ.get(_NAME)
     if given is None or (given and "://" not in given):
         folder = _private(pathlib.Path(given or platformdirs.user_cache_dir("identitydp-compiled")))
         if folder:
             os.environ[_NAME] = folder
+        elif given:
+            raise UserError(f"{_NAME} is {given}, where no folder can be made: name another")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 def _private(path: pathlib.Path) -> str | None:
     """Make a folder that its user alone can write to, and return its full name; None if none is."""
-    path = given_path(path).resolve()
     try:
+        path = path.expanduser().resolve()
         storage.make_folders(path, 0o700)
         status = path.stat()
         above = [parent.stat().st_mode for parent in path.parents]
-    except OSError:
+    except (OSError, RuntimeError):  # of a home that nobody has, or a loop of links
         return None
     if hasattr(os, "getuid") and status.st_uid != os.getuid():
         problem = "belongs to another user"

@@ -77,6 +77,16 @@ def test_what_is_no_folder_stays_as_the_user_says(monkeypatch, given):
     assert os.environ[NAME] == given
 
 
+@pytest.mark.parametrize("given", ["file", "file/below", "loop/below", "~nobody-here/below"])
+def test_a_folder_that_cannot_be_made_is_one_line(monkeypatch, tmp_path, given):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.setenv(NAME, given)
+    with pytest.raises(UserError, match=f"is {given}, where no folder can be made"):
+        compilation_cache.enable()
+
+
 def test_without_a_place_nothing_is_kept(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

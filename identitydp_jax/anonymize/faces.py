@@ -299,4 +299,6 @@ def _attributes(config, side):
 
 @functools.cache
 def _embedding(encode):
+    # Keys are bound to the crop that is embedded. Whoever changes what is made of a crop here must
+    # change the version in `privacy.keys` too, or a used key noises a second embedding.
     return lambda params, faces: encode(params, identity_crop(to_float(faces)))

@@ -12,9 +12,11 @@ _HEAD = re.compile(rb"[0-9a-f]{64}\n")
 
 
 def path_beside(key_file: str | os.PathLike, ledger: str | os.PathLike) -> pathlib.Path:
-    """Return where the head of a ledger is, beside the key that it is of."""
-    key_file, full = pathlib.Path(key_file), os.fsencode(pathlib.Path(ledger).absolute())
-    return key_file.with_name(f"{key_file.name}.{hashlib.sha256(full).hexdigest()[:12]}.head")
+    """Return where the head of a ledger is, beside the key; the same if both are moved together."""
+    key_file = pathlib.Path(key_file)
+    place = os.path.relpath(pathlib.Path(ledger).absolute(), key_file.absolute().parent)
+    digest = hashlib.sha256(os.fsencode(place)).hexdigest()
+    return key_file.with_name(f"{key_file.name}.{digest[:12]}.head")
 
 
 def read(path: pathlib.Path) -> str | None:

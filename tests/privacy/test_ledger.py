@@ -262,6 +262,16 @@ def test_limits_that_are_none_are_damage(path, limits):
         read(path)
 
 
+def test_every_ledger_of_a_key_has_a_head_of_its_own_that_moves_with_them(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    paths = [here / name for name in ("one.ledger", "two.ledger", "below/one.ledger")]
+    heads = [ledger_head.path_beside(here / "master.key", path) for path in paths]
+    assert len(set(heads)) == 3 and {head.parent for head in heads} == {here}
+    assert all(head.name.startswith("master.key.") for head in heads)
+    moved = ledger_head.path_beside(there / "master.key", there / "one.ledger")
+    assert moved.name == heads[0].name
+
+
 def test_a_ledger_that_is_gone_or_was_cut_is_noticed_by_the_head_beside_the_key(path, draw):
     head_file = ledger_head.path_beside(path.with_name("master.key"), path)
     options = {"draw": draw, "head_file": head_file}
