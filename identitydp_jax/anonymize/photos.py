@@ -118,7 +118,7 @@ def anonymize_photo(
         else:
             drawn, entries = _draw_charged(method, crops, account, master, digest, boxes)
             charged = dict(zip(aligned, entries, strict=True))
-        compositing.paste(result, drawn, matrices)
+        compositing.paste(result, drawn, matrices * (drawn.shape[1] / size))
     return result, [_record(found, i, frame, charged.get(i)) for i, frame in enumerate(frames)]
 
 
