@@ -118,6 +118,8 @@ def _ingredients(config) -> str:
         used["landmarks68"] = "frozen in the losses"
     if config.data == "synthetic":
         used[_FACES] = "drew the faces"
+    if config.network.get("fusion") == "prior":
+        used[_FACES] = "part of the network, unchanged but for its last layers; drew the faces"
     return "\n".join(f"- {_licence(name)}; {use}" for name, use in used.items())
 
 
