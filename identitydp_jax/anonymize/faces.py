@@ -12,11 +12,13 @@ import numpy as np
 from identitydp_jax.checks import UserError, shaped
 from identitydp_jax.models import declared, pretrained
 from identitydp_jax.models.aeinet import AEIConfig, AEINet
+from identitydp_jax.models.face_region import face_region
 from identitydp_jax.models.identity import encoder_names, load_encoder
 from identitydp_jax.models.identity_crop import identity_crop
-from identitydp_jax.models.layers import reduce
+from identitydp_jax.models.layers import enlarge, reduce
 from identitydp_jax.models.pixels import to_float, to_uint8
 from identitydp_jax.models.population import anchor, condition, suitable, transport
+from identitydp_jax.models.rim import match_rim
 from identitydp_jax.privacy.checked_release import release_rows
 from identitydp_jax.privacy.mechanism import decode
 from identitydp_jax.privacy.setting import PrivacySetting
@@ -156,14 +158,16 @@ def draw_faces(model: Model, faces, identities) -> np.ndarray:
         which no noise protects.
 
     Returns:
-      uint8 sRGB (N, R, R, 3); of networks that have one with the paste mask as an alpha channel,
-      (N, R, R, 4): 255 where the face is to be seen, 0 where the photo.
+      uint8 sRGB (N, S, S, 3), S = R; of models on a pretrained generator S is 2 R, and there is a
+      fourth channel, the paste mask: 255 where the face is to be seen, 0 where the photo.
 
     Raises:
       UserError: the faces have another shape or dtype.
     """
     _check_faces(model, faces)
-    return map_rows(_drawing(model.config), model.params["network"], faces, identities)
+    network = model.params["network"]
+    doubled = "double" in network
+    return map_rows(_drawing(model.config, doubled), network, faces, identities)
 
 
 def target_identities(
@@ -249,15 +253,24 @@ def _check_faces(model: Model, faces) -> None:
 
 
 @functools.cache
-def _drawing(config):
-    net = AEINet(config)
+def _drawing(config, doubled: bool):
+    net = AEINet(config, doubled=doubled)
 
     def draw(variables, faces, identities):
-        maps = net.apply(variables, to_float(faces), method="attributes")
-        drawn = to_uint8(net.apply(variables, identities, maps, method="draw"))
+        params = variables["params"]
+        if doubled:
+            params = {**params, "generator": {**params["generator"], **variables["double"]}}
+        variables = {**variables, "params": params}
+        faces = to_float(faces)
+        maps = net.apply(variables, faces, method="attributes")
+        drawn = net.apply(variables, identities, maps, method="draw")
         if not config.has_mask:
-            return drawn
+            return to_uint8(drawn)
         mask = net.apply(variables, maps, method="mask")
+        coarse = reduce(drawn, config.resolution)
+        light = match_rim(faces, coarse, mask * face_region(config.resolution)) - coarse
+        drawn = to_uint8(drawn + enlarge(light, drawn.shape[1]))
+        mask = enlarge(mask, drawn.shape[1])
         return jnp.concatenate([drawn, jnp.round(255.0 * mask).astype(jnp.uint8)], axis=-1)
 
     return draw

@@ -110,7 +110,7 @@ def anonymize_photo(
     blotted = [found.boxes[i] for i in range(len(frames)) if i not in aligned]
     for box in blotted:
         compositing.pixelate(result, box)
-    charged = {}
+    charged, matrices, side = {}, [], size
     if aligned:
         matrices = np.stack([frames[i] for i in aligned])
         crops = np.stack([alignment.crop(result, m, size) for m in matrices])
@@ -121,9 +121,11 @@ def anonymize_photo(
         else:
             drawn, entries = _draw_charged(method, crops, account, master, digest, boxes)
             charged = dict(zip(aligned, entries, strict=True))
+        side = drawn.shape[1]
+        matrices = matrices * (side / size)
         compositing.paste(result, drawn, matrices)
     if alpha is not None:
-        compositing.level_alpha(alpha, blotted, [frames[i] for i in aligned], size)
+        compositing.level_alpha(alpha, blotted, matrices, side)
         result = np.dstack([result, alpha])
     return result, [_record(found, i, frame, charged.get(i)) for i, frame in enumerate(frames)]
 

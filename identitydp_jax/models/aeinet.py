@@ -263,17 +263,19 @@ class AEINet(nn.Module):
 
     It computes in the dtype of its inputs, whatever that of its parameters, and its normalisations
     in float32 at least. `remat` trades time for memory in the backward pass, see `Generator`; the
-    parameters are the same.
+    parameters are the same. `doubled` draws with a pretrained generator at twice the resolution,
+    see `PriorGenerator`.
     """
 
     config: AEIConfig
     remat: bool = False
+    doubled: bool = False
 
     def setup(self):
-        """Name the two parts."""
+        """Name the parts."""
         self.encoder = AttributeEncoder(self.config, name="encoder")
         if self.config.fusion == "prior":
-            self.generator = PriorGenerator(self.config, name="generator")
+            self.generator = PriorGenerator(self.config, self.doubled, name="generator")
             self.paste_mask = PasteMask(name="paste_mask")
         else:
             self.generator = Generator(self.config, self.remat, name="generator")
@@ -305,13 +307,21 @@ class AEINet(nn.Module):
         return self.draw(identity, attributes, train=train)
 
 
-def variable_shapes(config: AEIConfig):
+def variable_shapes(config: AEIConfig, *, doubled: bool = False):
     """Shapes and dtypes of all variables, without computing anything."""
     side = config.resolution
     variables = jax.eval_shape(
-        AEINet(config).init,
+        AEINet(config, doubled=doubled).init,
         jax.random.key(0),
         jnp.zeros((1, side, side, 3)),
         jnp.zeros((1, config.identity_dimension)),
     )
     return {name: variables[name] for name in ("params", "batch_stats") if name in variables}
+
+
+def double_shapes(config: AEIConfig):
+    """Shapes and dtypes of what `doubled` adds to the generator's parameters."""
+    few, many = (
+        variable_shapes(config, doubled=doubled)["params"]["generator"] for doubled in (False, True)
+    )
+    return {name: value for name, value in many.items() if name not in few}

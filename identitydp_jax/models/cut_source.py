@@ -55,16 +55,20 @@ class CutSource(nn.Module):
     @nn.compact
     def __call__(self, styles):
         """Map styles (N, count, 512) to faces (N, side, side, 3), nominally in [-1, 1]."""
-        return synthesise(self, styles, self.side, lambda x: x)
+        x, block = synthesise(self, styles, self.side, lambda x: x)
+        return Tail(name=f"tail{self.side}")(x, styles[:, block])
 
 
 def synthesise(module, styles, side: int, modulate):
-    """Draw faces of `side` px from styles (N, count, 512), with layers that belong to `module`."""
+    """Return features of `side` px from styles (N, count, 512), and the number of the next block.
+
+    The layers belong to `module`; `modulate` changes features (N, S, S, C) after each of them.
+    """
     x = modulate(stem(module, styles[:, 0]))
     blocks = int(np.log2(side)) - 2
     for index in range(blocks):
         x = modulate(synthesis_block(x, styles[:, index + 1], index))
-    return Tail(name=f"tail{side}")(x, styles[:, blocks])
+    return x, blocks
 
 
 def draw_twins(params, keys, *, side: int):

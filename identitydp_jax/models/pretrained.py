@@ -16,7 +16,7 @@ import safetensors.numpy
 from identitydp_jax import storage
 from identitydp_jax.checks import UserError, parse_json
 from identitydp_jax.models import declared, population
-from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
+from identitydp_jax.models.aeinet import AEIConfig, double_shapes, variable_shapes
 from identitydp_jax.weights import cache
 from identitydp_jax.weights.registry import DEFAULT_MODEL, MODELS
 
@@ -87,6 +87,8 @@ def load(name_or_path="default") -> NetworkFile:
         encoder = metadata["encoder"]
         empty = population.zeros(config.identity_dimension)
         expected = {**variable_shapes(config), "population": empty}
+        if any(name.startswith("double/") for name in tensors):
+            expected["double"] = double_shapes(config)
         if any(name.startswith("declared/") for name in tensors):
             inputs = len(tensors["declared/kernel"])
             expected["declared"] = declared.zeros(config.identity_dimension, inputs)

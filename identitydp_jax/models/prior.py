@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from identitydp_jax.models import face_source, population
-from identitydp_jax.models.cut_source import pretrained, style_count, synthesise
+from identitydp_jax.models.cut_source import Tail, pretrained, style_count, synthesise
 from identitydp_jax.models.face_region import core_region
-from identitydp_jax.models.face_source import LATENT_SIZE
-from identitydp_jax.models.layers import Conv, enlarge
+from identitydp_jax.models.face_source import LATENT_SIZE, synthesis_block
+from identitydp_jax.models.layers import Conv, enlarge, reduce
 
 _MODULATED = 64  # px: the largest features that attribute maps modulate
 _IDENTITY_WIDTH = 1024
@@ -118,9 +118,12 @@ class PriorGenerator(nn.Module):
 
     Attributes:
       config: shape of the network, an `aeinet.AEIConfig`.
+      doubled: draw at twice the resolution, by one more pretrained block, see `double_parameters`:
+        no layer is trained for it, and it adds fine detail alone.
     """
 
     config: Any
+    doubled: bool = False
 
     @nn.compact
     def __call__(self, identity, attributes, *, train: bool):
@@ -142,7 +145,14 @@ class PriorGenerator(nn.Module):
         deviation = self.param("style_deviation", nn.initializers.ones, (LATENT_SIZE,))
         styles = mean + deviation * deviations
         self.sow("penalties", "codes", styles)
-        return enlarge(synthesise(self, styles, _cut(config), modulate), config.resolution)
+        side = _cut(config)
+        x, block = synthesise(self, styles, side, modulate)
+        style = styles[:, block]
+        faces = Tail(name=f"tail{side}")(x, style)
+        if not self.doubled:
+            return enlarge(faces, config.resolution)
+        fine = Tail(name=f"tail{2 * side}")(synthesis_block(x, style, block), style)
+        return enlarge(faces, 2 * side) + fine - enlarge(reduce(fine, side), 2 * side)
 
 
 def initial(config) -> dict:
@@ -159,6 +169,17 @@ def initial(config) -> dict:
     scale = {"style_mean": styles.mean(0), "style_deviation": styles.std(0)}
     gain = np.array(_GAINS[: style_count(config.resolution)], np.float32)[:, None]
     return {**pretrained(source, _cut(config)), **scale, "styles": {"gain": gain}}
+
+
+def double_parameters(source, config) -> dict:
+    """Return the parameters that `PriorGenerator` needs to draw at twice the resolution.
+
+    Args:
+      source: parameters of `face_source.FaceSource`.
+      config: of the network, an `aeinet.AEIConfig`.
+    """
+    kept, more = (pretrained(source, factor * _cut(config)) for factor in (1, 2))
+    return {name: value for name, value in more.items() if name not in kept}
 
 
 def some_styles(source) -> np.ndarray:

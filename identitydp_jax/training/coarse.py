@@ -32,12 +32,16 @@ def coarse_config(config):
     return coarse
 
 
-def train_in_stages(config, workdir, *, profile: bool = False) -> states.TrainState:
+def train_in_stages(
+    config, workdir, *, profile: bool = False, start_from=None
+) -> states.TrainState:
     """Train as `loop.train` does, which see, after a coarser network if `config.coarse_steps`.
 
     The coarser one is trained in the folder `coarse` of `workdir` and saved there; the whole one
     starts from it. The same call continues either.
     """
+    if start_from is not None:
+        return train(config, workdir, profile=profile, start_from=start_from)
     start = _styles_first(config, workdir) if config.styles_steps else None
     if not config.coarse_steps:
         return train(config, workdir, profile=profile, start_from=start)

@@ -8,7 +8,7 @@ import ml_collections
 
 from identitydp_jax import __version__, storage
 from identitydp_jax.checks import UserError
-from identitydp_jax.models import declared
+from identitydp_jax.models import declared, face_source, prior
 from identitydp_jax.models.layers import parameter_count
 from identitydp_jax.models.pretrained import save
 from identitydp_jax.training import state as states
@@ -86,7 +86,11 @@ def export(path, config, variables, *, steps: int, command: str) -> None:
     heads = declared.load(config.encoder)
     if heads is not None:
         variables = {**variables, "declared": heads}
-    save(path, states.network_config(config), variables, encoder=config.encoder)
+    network = states.network_config(config)
+    if network.fusion == "prior":
+        double = prior.double_parameters(face_source.load(), network)
+        variables = {**variables, "double": double}
+    save(path, network, variables, encoder=config.encoder)
     text = _CARD.format(
         name=path.stem, file=path.name, version=__version__, command=command, steps=steps,
         resolution=config.network.resolution, parameters=parameter_count(variables["params"]),
@@ -111,6 +115,8 @@ def _ingredients(config) -> str:
         used["landmarks68"] = "frozen in the losses"
     if config.data == "synthetic":
         used[_FACES] = "drew the faces"
+    if config.network.get("fusion") == "prior":
+        used[_FACES] = "part of the network, unchanged but for its last layers; drew the faces"
     return "\n".join(f"- {_licence(name)}; {use}" for name, use in used.items())
 
 

@@ -25,7 +25,7 @@ from identitydp_jax.models import cut_source, landmark_net
 from identitydp_jax.models.face_region import blend, face_region
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.models.identity_crop import identity_crop
-from identitydp_jax.models.layers import coarsen
+from identitydp_jax.models.layers import coarsen, reduce
 from identitydp_jax.models.pixels import to_float, to_uint8
 from identitydp_jax.sharding import map_rows
 from identitydp_jax.training import losses
@@ -60,10 +60,11 @@ def main():
     points = found(faces)
     rows = [faces[:_SHOWN]]
     for name, target in asked.items():
-        whole = stages.draw_faces(model, faces, target["encoder"])
+        whole = small(stages.draw_faces(model, faces, target["encoder"]), side)
         share = region
         if whole.shape[-1] == 4:
-            share, whole = region * (whole[..., 3:] / np.float32(255)), whole[..., :3]
+            share = region * (whole[..., 3:] / np.float32(255))
+            whole = whole[..., :3]
         drawn = np.asarray(to_uint8(blend(to_float(faces), to_float(whole), share)))
         figures = {}
         for net, f in embed.items():
@@ -80,6 +81,11 @@ def main():
             rows.append(whole[:_SHOWN])
     sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
     Image.fromarray(sheet).save(args.sheet)
+
+
+def small(drawn, side: int) -> np.ndarray:
+    """Return drawn faces (N, S, S, C) as (N, side, side, C), by area."""
+    return np.rint(reduce(jnp.asarray(drawn, jnp.float32), side)).astype(np.uint8)
 
 
 def aligned(folder, count: int, side: int) -> np.ndarray:

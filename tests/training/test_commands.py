@@ -21,7 +21,7 @@ def trained(monkeypatch):
     """Let `train` return a fresh tiny state at once; the list holds what it was called with."""
     calls = []
 
-    def train(config, workdir, *, profile):
+    def train(config, workdir, *, profile, start_from):
         calls.append((config, workdir, profile))
         return states.create(config)
 
