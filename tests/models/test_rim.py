@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from identitydp_jax.models.face_region import face_region
 from identitydp_jax.models import rim
+from identitydp_jax.models.face_region import face_region
 from identitydp_jax.models.rim import match_rim
 
 R = 64
