@@ -13,6 +13,7 @@ from identitydp_jax.checks import UserError
 from identitydp_jax.data.alignment import FRAME
 from identitydp_jax.evaluation import face_analysis, image_quality, verifiers
 from identitydp_jax.models import inception_v3, lpips
+from identitydp_jax.models.face_region import face_region
 from identitydp_jax.models.pixels import to_float
 from identitydp_jax.sharding import map_rows
 from identitydp_jax.weights.registry import WEIGHTS
@@ -37,8 +38,9 @@ class Measure:
 def load(names) -> tuple[list[Measure], dict[str, str]]:
     """Load measures by name; return those that can be had, and why the others can't.
 
-    Names are `psnr`, `ssim`, `lpips`, `inception` (the features of FID), `hog` and `scrfd` (whether
-    the detector finds the face), `points68` (dlib's landmarks), and those of `load_verifier`.
+    Names are `psnr`, `ssim`, `detail` and `rim` (of `image_quality`, in the face region), `lpips`,
+    `inception` (the features of FID), `hog` and `scrfd` (whether the detector finds the face),
+    `points68` (dlib's landmarks), and those of `load_verifier`.
     """
     measures, missing = [], {}
     for name in names:
@@ -85,9 +87,19 @@ def _ssim(_, faces, others):
     return image_quality.ssim(faces, others)
 
 
+def _detail(_, faces, others):
+    return image_quality.detail_ratio(faces, others, face_region(FRAME))
+
+
+def _rim(_, faces, others):
+    return image_quality.rim_jump(faces, others, face_region(FRAME))
+
+
 _LOADERS = {
     "psnr": lambda: (lambda faces, others: map_rows(_psnr, (), faces, others), []),
     "ssim": lambda: (lambda faces, others: map_rows(_ssim, (), faces, others), []),
+    "detail": lambda: (lambda faces, others: map_rows(_detail, (), faces, others), []),
+    "rim": lambda: (lambda faces, others: map_rows(_rim, (), faces, others), []),
     "lpips": _lpips,
     "inception": _inception,
     "hog": lambda: (lambda _, others: face_analysis.hog_found(others), []),

@@ -1,13 +1,15 @@
 """Protocols on made-up people, whom a verifier tells by their colours."""
 
+import dataclasses
+
 import benches
 import numpy as np
 import pytest
 
 from identitydp_jax.anonymize.methods import Baseline
 from identitydp_jax.checks import UserError
-from identitydp_jax.evaluation import face_analysis, verifiers
-from identitydp_jax.evaluation.protocols import averaging, lfw, parrot, reversal, table1
+from identitydp_jax.evaluation import face_analysis, measures, verifiers
+from identitydp_jax.evaluation.protocols import averaging, lfw, parrot, quality, reversal, table1
 
 COLUMN = "benches:colours"
 
@@ -104,3 +106,26 @@ def test_without_dlib_the_rest_is_measured(tmp_path, monkeypatch):
     assert {"PSNR", "SSIM", f"distance {COLUMN}"} <= set(row)
     assert "FDR HOG" not in row and "distance dlib" not in row
     assert all("pip install" in bench.missing[name] for name in ("hog", "dlib"))
+
+
+def test_quality_tells_a_blur_and_what_stops_at_the_rim(tmp_path, monkeypatch):
+    def absent():
+        raise UserError("not fetched")
+
+    for name in ("lpips", "inception", "points68"):
+        monkeypatch.setitem(measures._LOADERS, name, absent)
+    faces = benches.face_set()
+    grain = np.random.default_rng(0).integers(-9, 10, faces.faces.shape)
+    grainy = np.clip(faces.faces + grain, 0, 255).astype(np.uint8)
+    bench = benches.bench(
+        tmp_path,
+        [Baseline("blur", 8), Baseline("mask"), benches.Untouched()],
+        faces=dataclasses.replace(faces, faces=grainy),
+    )
+    report = quality.run(bench)
+    rows = report.rows
+    assert rows["untouched"] == rows["original"]
+    assert rows["original"]["fine detail"].value == 1 and rows["original"]["rim"].value == 0
+    assert rows["blur:8"]["fine detail"].value < 0.9
+    assert rows["blur:8"]["rim"].value < 0.5 * rows["mask"]["rim"].value
+    assert set(report.sheet) == set(rows) and set(bench.missing) == {"lpips", "inception", "points68"}
