@@ -12,12 +12,13 @@ from identitydp_jax.checks import UserError
 
 _PROTOCOLS = {
     "table1": "identity distance, protection success rate, PSNR, SSIM, detection (Table I)",
-    "quality": "LPIPS, FID, drift of landmarks, pose and expression",
+    "quality": "LPIPS, FID, fine detail, the rim, drift of landmarks, pose and expression",
     "lfw": "true accept rate of original against anonymized photos (Table III)",
     "sweep": "everything against epsilon (figures 4 to 6)",
     "identity": "does the face obey its identity, do two keys give two people",
     "mechanisms": "cosine and recognition of the noised embedding, by mechanism and epsilon",
     "overhead": "time per image and stage (section V-H)",
+    "reid": "attack: the nearest among the very originals",
     "parrot": "attack: a recogniser trained on anonymized faces",
     "averaging": "attack: many releases of one photo",
     "attributes": "attack: the untouched attribute maps alone",

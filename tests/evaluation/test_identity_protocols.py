@@ -9,7 +9,7 @@ import pytest
 from identitydp_jax.anonymize.methods import Baseline
 from identitydp_jax.checks import UserError
 from identitydp_jax.evaluation import face_analysis, measures, verifiers
-from identitydp_jax.evaluation.protocols import averaging, lfw, parrot, quality, reversal, table1
+from identitydp_jax.evaluation.protocols import averaging, lfw, parrot, quality, reid, reversal, table1
 
 COLUMN = "benches:colours"
 
@@ -129,3 +129,24 @@ def test_quality_tells_a_blur_and_what_stops_at_the_rim(tmp_path, monkeypatch):
     assert rows["blur:8"]["fine detail"].value < 0.9
     assert rows["blur:8"]["rim"].value < 0.5 * rows["mask"]["rim"].value
     assert set(report.sheet) == set(rows) and set(bench.missing) == {"lpips", "inception", "points68"}
+
+
+def test_reid_finds_the_untouched_and_no_blind_face(tmp_path):
+    methods = [benches.Untouched(), benches.Scrambled(), benches.Blind()]
+    report = reid.run(benches.bench(tmp_path, methods))
+    photo, person = (f"own {what} {COLUMN}" for what in ("photo", "person"))
+    rows = report.rows
+    assert rows["original"][photo].value == rows["untouched"][photo].value == 1
+    assert rows["original"][person].value == 1
+    assert rows["blind"][photo].value < 0.2 and rows["blind"][person].value < 0.5
+    assert rows["chance"][photo].value == 1 / 32 and rows["chance"][person].value == 1 / 8
+    np.testing.assert_array_equal(report.sheet["untouched: nearest"], report.sheet["original"])
+
+
+def test_reid_names_the_person_where_the_photo_is_another(tmp_path):
+    # Each face is replaced by another photo of the same person: never the photo, always the person.
+    faces = benches.face_set()
+    others = np.roll(faces.faces.reshape(8, 4, 256, 256, 3), 1, axis=1).reshape(faces.faces.shape)
+    pictures = {"swapped": dataclasses.replace(faces, faces=others)}
+    row = reid.run(benches.bench(tmp_path, pictures=pictures)).rows["swapped"]
+    assert row[f"own photo {COLUMN}"].value == 0 and row[f"own person {COLUMN}"].value == 1
