@@ -19,6 +19,7 @@ _PROTOCOLS = {
     "mechanisms": "cosine and recognition of the noised embedding, by mechanism and epsilon",
     "overhead": "time per image and stage (section V-H)",
     "reid": "attack: the nearest among the very originals",
+    "linkage": "attack: sorting the released photos by person",
     "parrot": "attack: a recogniser trained on anonymized faces",
     "averaging": "attack: many releases of one photo",
     "attributes": "attack: the untouched attribute maps alone",

@@ -5,11 +5,12 @@ import dataclasses
 import benches
 import numpy as np
 import pytest
+import scipy.stats
 
 from identitydp_jax.anonymize.methods import Baseline
 from identitydp_jax.checks import UserError
 from identitydp_jax.evaluation import face_analysis, measures, verifiers
-from identitydp_jax.evaluation.protocols import averaging, lfw, parrot, quality, reid, reversal, table1
+from identitydp_jax.evaluation.protocols import averaging, lfw, linkage, parrot, quality, reid, reversal, table1
 
 COLUMN = "benches:colours"
 
@@ -83,7 +84,7 @@ def test_averaging_gains_by_noise_and_not_by_blindness(tmp_path):
 
 def test_attacks_need_people_with_several_photos(tmp_path):
     faces = benches.face_set(people=8, photos=1)
-    for protocol in (parrot, averaging, reversal):
+    for protocol in (parrot, averaging, reversal, linkage):
         with pytest.raises(UserError, match="0 of 8 people have"):
             protocol.run(benches.bench(tmp_path, [benches.Blind()], faces=faces))
 
@@ -150,3 +151,66 @@ def test_reid_names_the_person_where_the_photo_is_another(tmp_path):
     pictures = {"swapped": dataclasses.replace(faces, faces=others)}
     row = reid.run(benches.bench(tmp_path, pictures=pictures)).rows["swapped"]
     assert row[f"own photo {COLUMN}"].value == 0 and row[f"own person {COLUMN}"].value == 1
+
+
+def test_linkage_sorts_a_fixed_disguise_and_no_blind_one(tmp_path):
+    methods = [benches.Untouched(), benches.Scrambled(), benches.Blind()]
+    report = linkage.run(benches.bench(tmp_path, methods, releases=2))
+    auc, error = f"AUC {COLUMN}", f"EER {COLUMN}"
+    for name in ("original", "untouched", "scrambled"):
+        assert report.rows[name][auc].value > 0.99 and report.rows[name][error].value < 0.05
+    assert report.rows["original"][auc].count == 32 * 31 / 2
+    for kind in ("", "learned "):
+        assert 0.3 < report.rows["blind"][kind + auc].value < 0.7
+        assert 0.3 < report.rows["blind"][kind + error].value < 0.7
+    assert report.rows["original"][f"learned {auc}"].count == 2 * 16 * 15 / 2
+    assert len(report.sheet["blind"]) == 8
+
+
+def test_linkage_learns_what_distances_alone_do_not_show():
+    rng = np.random.default_rng(0)
+    names = np.repeat(np.arange(40), 5).astype(str)
+    person = np.repeat(rng.normal(size=(40, 4)), 5, axis=0)
+    vectors = np.concatenate([person, 5 * rng.normal(size=(200, 6))], axis=1)
+    figures = linkage._link([vectors], names, np.arange(200), one_key=False)
+    assert figures["AUC"].value < 0.7 and figures["learned AUC"].value > 0.9
+    assert figures["learned AUC"].low < figures["learned AUC"].value < figures["learned AUC"].high
+
+
+def _pairs(seed=0):
+    rng = np.random.default_rng(seed)
+    names = np.repeat(np.arange(6), 3)
+    vectors = rng.normal(size=(6, 8))[names] + rng.normal(size=(18, 8))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), names
+
+
+def test_auc_is_the_statistic_of_mann_and_whitney():
+    vectors, names = _pairs()
+    pairs = linkage.Pairs.of(vectors, names)
+    i, j = np.triu_indices(18, 1)
+    distances, same = np.linalg.norm(vectors[i] - vectors[j], axis=1), names[i] == names[j]
+    expected = scipy.stats.mannwhitneyu(distances[~same], distances[same]).statistic
+    assert pairs.auc(np.ones(6, int)) == pytest.approx(expected / same.sum() / (~same).sum())
+    threshold = np.sort(distances)
+    rates = [((distances[same] > t).mean(), (distances[~same] <= t).mean()) for t in threshold]
+    missed, taken = min(rates, key=lambda rate: abs(rate[0] - rate[1]))
+    assert pairs.eer(np.ones(6, int)) == pytest.approx((missed + taken) / 2)
+
+
+def test_people_drawn_twice_are_two_people_and_no_pair():
+    vectors, names = _pairs()
+    pairs = linkage.Pairs.of(vectors, names)
+    times = np.array([2, 0, 1, 1, 3, 0])
+    chosen = np.concatenate([np.flatnonzero(names == p) for p in np.repeat(np.arange(6), times)])
+    copy = np.repeat(np.arange(7), 3)
+    i, j = np.triu_indices(len(chosen), 1)
+    real = (copy[i] == copy[j]) | (names[chosen][i] != names[chosen][j])
+    distances = np.linalg.norm(vectors[chosen[i]] - vectors[chosen[j]], axis=1)[real]
+    same = (copy[i] == copy[j])[real]
+    expected = scipy.stats.mannwhitneyu(distances[~same], distances[same]).statistic
+    assert pairs.auc(times) == pytest.approx(expected / same.sum() / (~same).sum())
+
+
+def test_pictures_that_are_all_alike_link_nothing():
+    pairs = linkage.Pairs.of(np.ones((8, 2)), np.repeat(np.arange(4), 2))
+    assert pairs.auc(np.ones(4, int)) == 0.5
