@@ -13,6 +13,8 @@ from identitydp_jax.checks import UserError
 _PROTOCOLS = {
     "table1": "identity distance, protection success rate, PSNR, SSIM, detection (Table I)",
     "quality": "LPIPS, FID, fine detail, the rim, drift of landmarks, pose and expression",
+    "kept": "gender, age group, skin, glasses, beard and expression as heads see them",
+    "groups": "protection, detection and what is kept, by gender and age group",
     "lfw": "true accept rate of original against anonymized photos (Table III)",
     "sweep": "everything against epsilon (figures 4 to 6)",
     "identity": "does the face obey its identity, do two keys give two people",
@@ -67,6 +69,12 @@ def add_parser(subparsers) -> None:
         help="facenet-casia, facenet-vggface2, dlib, edgeface, sface, arcface, or MODULE:OBJECT of"
         " your own; may be repeated; by default the protocol's",
     )
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="of the photos by file name, as CelebA's list_attr_celeba.txt or a zip of it: for"
+        " groups",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="use the first N photos")
     parser.add_argument(
         "--releases",
@@ -117,12 +125,13 @@ def run(args: argparse.Namespace) -> int:
 def _prepare(args, output: pathlib.Path):
     from identitydp_jax.anonymize import methods
     from identitydp_jax.data.detection import Detector
-    from identitydp_jax.evaluation import aligned, sources
+    from identitydp_jax.evaluation import aligned, celeba, sources
     from identitydp_jax.evaluation.bench import Bench
     from identitydp_jax.evaluation.store import Store
     from identitydp_jax.privacy.setting import PrivacySetting
 
     source, folders = sources.open_data(args.data)
+    labels = celeba.read_labels(args.labels) if args.labels else None
     setting = PrivacySetting(epsilon=args.epsilon, calibration=args.calibration)
     specs = args.method or ([] if folders else _PAPER_METHODS)
     chosen = [methods.parse(spec, model=args.model, setting=setting.at) for spec in specs]
@@ -148,6 +157,7 @@ def _prepare(args, output: pathlib.Path):
         verifiers=tuple(args.verifier),
         releases=args.releases,
         seed=args.seed,
+        labels=labels,
     )
 
 

@@ -76,8 +76,8 @@ def detail_ratio(a: jax.Array, b: jax.Array, region: np.ndarray) -> jax.Array:
     """Return how much fine detail b has for each unit that a has: 1 where it is as sharp.
 
     Fine is what a quarter of the resolution doesn't show, its amount the root of the mean square
-    over blocks of 8 x 8 pixels, as the network's losses have it; the mean is over a region's blocks.
-    Noise and specks count, too: more than 1 is no praise.
+    over blocks of 8 x 8 pixels, as the network's losses have it; the mean is over the blocks of a
+    region. Noise and specks count, too: more than 1 is no praise.
 
     Args:
       a: (N, R, R, C), uint8 or float, values in 0..255; R a power of two from 8.

@@ -9,8 +9,19 @@ import scipy.stats
 
 from identitydp_jax.anonymize.methods import Baseline
 from identitydp_jax.checks import UserError
-from identitydp_jax.evaluation import face_analysis, measures, verifiers
-from identitydp_jax.evaluation.protocols import averaging, lfw, linkage, parrot, quality, reid, reversal, table1
+from identitydp_jax.evaluation import celeba, face_analysis, measures, verifiers
+from identitydp_jax.evaluation.protocols import (
+    averaging,
+    groups,
+    kept,
+    lfw,
+    linkage,
+    parrot,
+    quality,
+    reid,
+    reversal,
+    table1,
+)
 
 COLUMN = "benches:colours"
 
@@ -129,7 +140,11 @@ def test_quality_tells_a_blur_and_what_stops_at_the_rim(tmp_path, monkeypatch):
     assert rows["original"]["fine detail"].value == 1 and rows["original"]["rim"].value == 0
     assert rows["blur:8"]["fine detail"].value < 0.9
     assert rows["blur:8"]["rim"].value < 0.5 * rows["mask"]["rim"].value
-    assert set(report.sheet) == set(rows) and set(bench.missing) == {"lpips", "inception", "points68"}
+    assert set(report.sheet) == set(rows) and set(bench.missing) == {
+        "lpips",
+        "inception",
+        "points68",
+    }
 
 
 def test_reid_finds_the_untouched_and_no_blind_face(tmp_path):
@@ -214,3 +229,92 @@ def test_people_drawn_twice_are_two_people_and_no_pair():
 def test_pictures_that_are_all_alike_link_nothing():
     pairs = linkage.Pairs.of(np.ones((8, 2)), np.repeat(np.arange(4), 2))
     assert pairs.auc(np.ones(4, int)) == 0.5
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """Let a face be described by how bright six fields of it are."""
+
+    def scores(_, others):
+        fields = others[:, 64:192, 64:160].reshape(-1, 2, 64, 3, 32, 3).mean((2, 4, 5))
+        return fields.reshape(-1, 6) - 127.5
+
+    def tone(_, others):
+        return others[:, 64:192, 64:192].mean((1, 2, 3)) - 110.0
+
+    monkeypatch.setitem(measures._LOADERS, "attributes", lambda: (scores, {}))
+    monkeypatch.setitem(measures._LOADERS, "skin", lambda: (tone, {}))
+
+
+def test_kept_tells_the_untouched_from_its_negative(tmp_path, looks):
+    methods = [benches.Untouched(), benches.Scrambled(), benches.Blind()]
+    report = kept.run(benches.bench(tmp_path, methods))
+    rows = report.rows
+    columns = [name for name in rows["untouched"] if name != "skin °"]
+    assert len(columns) == 13
+    for name in columns:
+        assert rows["untouched"][name].value == 1
+        if name != "skin":
+            assert rows["scrambled"][name].value < 0.1
+            assert 0.2 < rows["blind"][name].value < 0.8
+    assert rows["untouched"]["skin °"].value == 0
+    assert rows["chance"]["gender, balanced"].value == 0.5
+    assert 0.5 <= rows["chance"]["gender"].value < 1
+    assert set(report.sheet) == {"original", "untouched", "scrambled", "blind"}
+
+
+def test_kept_balances_the_few_against_the_many(tmp_path):
+    before = {"glasses": np.array([True] + [False] * 9), "skin": np.array([2] * 10)}
+    after = {"glasses": np.zeros(10, bool), "skin": np.array([2, 1, 3, 4, 0, 5, 2, 2, 2, 2])}
+    row = kept._row(before, after, np.arange(10).astype(str))
+    assert row["glasses"].value == 0.9 and row["glasses, balanced"].value == 0.5
+    assert row["skin"].value == 0.7  # a neighbouring group agrees
+    chance = kept._chance(before)
+    assert chance["glasses"].value == pytest.approx(0.82) and chance["skin"].value == 1
+
+
+def _labels(names):
+    """Every second person a man, the first four old."""
+    person = np.array([int(name[1]) for name in names])
+    values = np.stack([person % 2 == 1, person >= 4], axis=1)
+    return celeba.Labels("labels", ("Male", "Young"), dict(_enumerated(names)), values)
+
+
+def _enumerated(names):
+    return ((name.rpartition("/")[2], row) for row, name in enumerate(names))
+
+
+def test_groups_name_the_cell_that_is_served_worst(tmp_path, looks, monkeypatch):
+    for name in ("hog", "scrfd"):
+        found = lambda _, others: np.ones(len(others), bool)  # noqa: E731
+        monkeypatch.setitem(measures._LOADERS, name, lambda found=found: (found, {}))
+    faces = benches.face_set()
+    names = tuple(name.replace("/", "-") for name in faces.names)
+    faces = dataclasses.replace(faces, names=names)
+    labels = _labels(names)
+    # Men who are not young are left as they are, everybody else becomes another picture.
+    left = labels.of(names, "Male") & ~labels.of(names, "Young")
+    hidden = np.where(left[:, None, None, None], faces.faces, 255 - faces.faces)
+    bench = benches.bench(
+        tmp_path,
+        faces=faces,
+        labels=labels,
+        pictures={"uneven": dataclasses.replace(faces, faces=hidden)},
+    )
+    report = groups.run(bench)
+    psr = f"PSR {COLUMN} at 0.2"
+    rates = [report.rows[f"uneven: {cell}"][psr].value for cell in groups._CELLS]
+    assert rates == [1, 1, 0, 1] and report.rows["uneven: gap"][psr].value == 1
+    assert report.rows["uneven: men, not young"]["gender"].value == 1
+    assert report.rows["uneven: men, young"]["gender"].value < 0.1
+    assert report.rows["original: gap"] == {
+        name: report.rows["original: gap"][name] for name in ("FDR HOG", "FDR SCRFD")
+    }
+    assert f"{psr} men, not young 0.000, gap 1.000" in report.notes[-1]
+    assert "men, not young 8 photos of 2 people" in report.notes[0]
+    assert all(len(pictures) == 8 for pictures in report.sheet.values())
+
+
+def test_groups_need_labels(tmp_path):
+    with pytest.raises(UserError, match="--labels is needed"):
+        groups.run(benches.bench(tmp_path, [benches.Blind()]))

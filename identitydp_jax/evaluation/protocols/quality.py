@@ -16,9 +16,9 @@ _NOTES = (
     " Pose: change of the head pose fitted to the points, in degrees. Expression: mean change of"
     " the openings of mouth and eyes, the width of the mouth and the height of the brows, over the"
     " same distance.",
-    "Fine detail: what 64 px don't show of the 256 in the region of the face, for each unit that the"
-    " original has; noise and specks count as detail. Rim: by how much the step of colour across"
-    " the region's rim differs from the original's, of 255.",
+    "Fine detail: what 64 px don't show of the 256 in the region of the face, for each unit that"
+    " the original has; noise and specks count as detail. Rim: by how much the step of colour"
+    " across the region's rim differs from the original's, of 255.",
     "Points are placed by dlib in the known frame whether or not a detector finds the face.",
 )
 

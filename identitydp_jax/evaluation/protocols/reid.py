@@ -1,4 +1,4 @@
-"""Re-identification: does an anonymized face still lie nearest to its own original?
+"""Re-identification: whether an anonymized face still lies nearest to its own original.
 
 The protocol of Kung et al., "Face Anonymization Made Simple", WACV 2025: whoever attacks has the
 originals of all faces, the very photos that were anonymized, and takes the nearest.
