@@ -19,7 +19,7 @@ from identitydp_jax.evaluation.sources import open_source
 
 # Any label of hair on chin or lip. A shadow of five o'clock is no beard: people disagree on it.
 _BEARD = ("Goatee", "Mustache")
-_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
+_STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 def main():

@@ -243,7 +243,17 @@ def looks(monkeypatch):
         return others[:, 64:192, 64:192].mean((1, 2, 3)) - 110.0
 
     monkeypatch.setitem(measures._LOADERS, "attributes", lambda: (scores, {}))
+
+    def mesh(_, others):
+        points = np.zeros((len(others), 468, 3))
+        for (_, right), lids in kept._EYES:
+            points[:, right, 0] = 1
+            for upper, _ in lids:
+                points[:, upper, 1] = others[:, 64:192, 96:160].mean((1, 2, 3)) / 127.5 * kept._OPEN
+        return points
+
     monkeypatch.setitem(measures._LOADERS, "skin", lambda: (tone, {}))
+    monkeypatch.setitem(measures._LOADERS, "mesh", lambda: (mesh, {}))
 
 
 def test_kept_tells_the_untouched_from_its_negative(tmp_path, looks):
@@ -251,7 +261,7 @@ def test_kept_tells_the_untouched_from_its_negative(tmp_path, looks):
     report = kept.run(benches.bench(tmp_path, methods))
     rows = report.rows
     columns = [name for name in rows["untouched"] if name != "skin °"]
-    assert len(columns) == 13
+    assert len(columns) == 15
     for name in columns:
         assert rows["untouched"][name].value == 1
         if name != "skin":

@@ -7,7 +7,7 @@ from identitydp_jax.evaluation.bench import Bench
 from identitydp_jax.evaluation.candidates import ORIGINAL
 from identitydp_jax.evaluation.report import Figure, Report
 
-MEASURES = ("attributes", "skin")
+MEASURES = ("attributes", "skin", "mesh")
 _COLUMNS = dict(
     zip(
         celeba_heads.ATTRIBUTES,
@@ -16,6 +16,12 @@ _COLUMNS = dict(
     )
 )
 _SKIN = "skin"
+# Of each eye in the mesh: the corners, and three pairs of points of the upper and the lower lid.
+_EYES = (
+    ((33, 133), ((159, 145), (160, 144), (158, 153))),
+    ((362, 263), ((386, 374), (385, 380), (387, 373))),
+)
+_OPEN = 0.2  # below it lie closed and narrowed eyes, 6 % of CelebA's
 
 _NOTES = (
     "Gender, age group, glasses, beard, smile and mouth open: share of faces of which heads trained"
@@ -24,6 +30,8 @@ _NOTES = (
     " are all that CelebA's labels have.",
     "`balanced`: the mean of that over those of whom the one was said before and those of whom the"
     " other was; where few wear glasses, taking all of them away leaves most faces as they were.",
+    "Eyes open: the same for eyes whose lids are more than {open} of their width apart, by"
+    " MediaPipe's face mesh; all others, closed or narrowed, count as not open.",
     "Skin: share whose colour group (dark, brown, tan, intermediate, light, very light by the"
     " typology angle of the cheeks) is the same or the next; `skin °`: mean change of that angle.",
     "`chance`: what two photos of these at random agree in.",
@@ -45,7 +53,8 @@ def run(bench: Bench) -> Report:
             rows[candidate.name]["skin °"] = Figure.mean(turned, bench.people)
         sheet[candidate.name] = candidate.draw(examples, 0)
     rows["chance"] = _chance(said)
-    return Report("kept", "What is kept of a face's looks", rows, list(_NOTES), sheet)
+    notes = [note.format(open=_OPEN) for note in _NOTES]
+    return Report("kept", "What is kept of a face's looks", rows, notes, sheet)
 
 
 def answers(measured: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -53,9 +62,25 @@ def answers(measured: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     said = {}
     if "attributes" in measured:
         said |= dict(zip(_COLUMNS.values(), (measured["attributes"] > 0).T, strict=True))
+    if "mesh" in measured:
+        said["eyes open"] = openness(measured["mesh"]) > _OPEN
     if "skin" in measured:
         said[_SKIN] = skin.groups(measured["skin"])
     return said
+
+
+def openness(points: np.ndarray) -> np.ndarray:
+    """Return how far lids are apart for each width of an eye, mean of both: float (N,).
+
+    Args:
+      points: (N, 468, 3) of `models.face_mesh.find`.
+    """
+
+    def length(pair):
+        return np.linalg.norm(points[:, pair[0]] - points[:, pair[1]], axis=1)
+
+    eyes = [np.mean([length(p) for p in lids], axis=0) / length(width) for width, lids in _EYES]
+    return np.mean(eyes, axis=0)
 
 
 def agreement(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
