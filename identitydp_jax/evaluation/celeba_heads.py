@@ -8,6 +8,7 @@ were made, how often they are right, and that their labels are for research alon
 import dataclasses
 import functools
 import hashlib
+import math
 import pathlib
 
 import numpy as np
@@ -81,7 +82,8 @@ def maps(faces: np.ndarray) -> np.ndarray:
     """Return what the heads look at, float32 (N, D), of uint8 faces (N, 256, 256, 3)."""
     face_analysis.check(faces)
     function, params = _encoder()
-    return map_rows(function, params, faces).reshape(len(faces), -1)
+    found = map_rows(function, params, faces)
+    return found.reshape(len(faces), math.prod(found.shape[1:]))
 
 
 @functools.cache
