@@ -41,7 +41,8 @@ def run(bench: Bench) -> Report:
                 f"own person {name}": Figure.mean(same, bench.people),
             }
         sheet[candidate.name] = candidate.draw(examples, 0)
-        sheet[f"{candidate.name}: nearest"] = bench.faces.faces[found[first][examples]]
+        if candidate.name != ORIGINAL:
+            sheet[f"{candidate.name}: nearest"] = bench.faces.faces[found[first][examples]]
     rows["chance"] = {}
     for verifier in verifiers:
         luck = people.chance(bench.people, bench.people)["rank-1"]
