@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from identitydp_jax.evaluation import bootstrap, celeba_heads, skin
+from identitydp_jax.evaluation import bootstrap, celeba_heads, mesh_measures, skin
 from identitydp_jax.evaluation.bench import Bench
 from identitydp_jax.evaluation.candidates import ORIGINAL
 from identitydp_jax.evaluation.report import Figure, Report
@@ -16,11 +16,6 @@ _COLUMNS = dict(
     )
 )
 _SKIN = "skin"
-# Of each eye in the mesh: the corners, and three pairs of points of the upper and the lower lid.
-_EYES = (
-    ((33, 133), ((159, 145), (160, 144), (158, 153))),
-    ((362, 263), ((386, 374), (385, 380), (387, 373))),
-)
 _OPEN = 0.2  # below it lie closed and narrowed eyes, 6 % of CelebA's
 
 _NOTES = (
@@ -34,6 +29,7 @@ _NOTES = (
     " MediaPipe's face mesh; all others, closed or narrowed, count as not open.",
     "Skin: share whose colour group (dark, brown, tan, intermediate, light, very light by the"
     " typology angle of the cheeks) is the same or the next; `skin °`: mean change of that angle.",
+    "Pose: mean angle by which the head, as the mesh has it, is turned.",
     "`chance`: what two photos of these at random agree in.",
     "Points are placed and heads asked whether or not a detector finds the face.",
 )
@@ -48,9 +44,8 @@ def run(bench: Bench) -> Report:
     for candidate in bench.candidates():
         after = bench.measure(candidate, wanted)
         rows[candidate.name] = _row(said, answers(after), bench.people)
-        if "skin" in before:
-            turned = np.abs(after["skin"] - before["skin"])
-            rows[candidate.name]["skin °"] = Figure.mean(turned, bench.people)
+        changes = _changes(before, after)
+        rows[candidate.name] |= {n: Figure.mean(v, bench.people) for n, v in changes.items()}
         sheet[candidate.name] = candidate.draw(examples, 0)
     rows["chance"] = _chance(said)
     notes = [note.format(open=_OPEN) for note in _NOTES]
@@ -63,24 +58,10 @@ def answers(measured: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if "attributes" in measured:
         said |= dict(zip(_COLUMNS.values(), (measured["attributes"] > 0).T, strict=True))
     if "mesh" in measured:
-        said["eyes open"] = openness(measured["mesh"]) > _OPEN
+        said["eyes open"] = mesh_measures.openness(measured["mesh"]) > _OPEN
     if "skin" in measured:
         said[_SKIN] = skin.groups(measured["skin"])
     return said
-
-
-def openness(points: np.ndarray) -> np.ndarray:
-    """Return how far lids are apart for each width of an eye, mean of both: float (N,).
-
-    Args:
-      points: (N, 468, 3) of `models.face_mesh.find`.
-    """
-
-    def length(pair):
-        return np.linalg.norm(points[:, pair[0]] - points[:, pair[1]], axis=1)
-
-    eyes = [np.mean([length(p) for p in lids], axis=0) / length(width) for width, lids in _EYES]
-    return np.mean(eyes, axis=0)
 
 
 def agreement(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -98,6 +79,16 @@ def _row(before, after, people) -> dict[str, Figure]:
         if name != _SKIN:
             row[f"{name}, balanced"] = _balanced(agrees, before[name], people)
     return row
+
+
+def _changes(before, after) -> dict[str, np.ndarray]:
+    """Return by how much what has no answers changed, (N,) by column."""
+    changes = {}
+    if "skin" in before:
+        changes["skin °"] = np.abs(after["skin"] - before["skin"])
+    if "mesh" in before:
+        changes["pose, rad"] = mesh_measures.turn(before["mesh"], after["mesh"])
+    return changes
 
 
 def _balanced(agrees, said, people) -> Figure:
