@@ -44,6 +44,26 @@ def turn(points_a: np.ndarray, points_b: np.ndarray) -> np.ndarray:
     return np.arccos(np.clip((trace - 1) / 2, -1, 1))
 
 
+def gaze(points: np.ndarray, irises: np.ndarray) -> np.ndarray:
+    """Return how far eyes are turned in their head, to the right and down: radians, float (N, 2).
+
+    From where the iris lies between the corners of its eye; of both eyes, the wider one counting
+    for more. A middle of the corners that is not where an eye looks straight ahead adds the same to
+    every gaze of a face: compare two of one face.
+
+    Args:
+      points: (N, 468, 2 or 3).
+      irises: (N, 2, 2), the centres in the same unit, that at the left of the picture first.
+    """
+    total, weight = 0.0, 0.0
+    for (corners, _), centre in zip(EYES, np.moveaxis(irises, 1, 0), strict=True):
+        width = _length(points[..., :2], corners)[:, None]
+        offset = centre - points[:, list(corners), :2].mean(axis=1)
+        total = total + width * np.arcsin(np.clip(offset / (_EYEBALL * width), -1, 1))
+        weight = weight + width
+    return total / weight
+
+
 def _centred(points):
     points = np.asarray(points, np.float64)
     return points - points.mean(axis=1, keepdims=True)

@@ -42,3 +42,22 @@ def test_openness_is_that_of_the_lids_whatever_size_and_turn():
     rotation = Rotation.from_rotvec([0.2, 0.7, 0]).as_matrix()
     for points in (mesh, 2 * mesh @ rotation.T + 1):
         np.testing.assert_allclose(mesh_measures.openness(points), [0.3, 0.1 / 3])
+
+
+@pytest.mark.parametrize("angle", [(0.0, 0.0), (0.3, 0.0), (-0.2, 0.1)])
+def test_gaze_is_the_angle_of_the_eyeball(angle):
+    mesh = np.zeros((1, 468, 3))
+    for ((left, right), _), x in zip(mesh_measures.EYES, (10, 16), strict=True):
+        mesh[0, left, :2], mesh[0, right, :2] = (x, 5), (x + 3, 5)
+    eyeball = 12 / 30 * 3
+    irises = np.array([[[11.5, 5], [17.5, 5]]]) + eyeball * np.sin(angle)
+    np.testing.assert_allclose(mesh_measures.gaze(mesh, irises), [angle], atol=1e-6)
+
+
+def test_the_eye_that_is_turned_away_counts_for_less():
+    mesh = np.zeros((1, 468, 3))
+    for ((left, right), _), width in zip(mesh_measures.EYES, (3, 0.3), strict=True):
+        mesh[0, left, 0], mesh[0, right, 0] = -width / 2, width / 2
+    looking = [np.array([[a, b]]) for a, b in (([0.6, 0], [0, 0]), ([0, 0], [0.06, 0]))]
+    near, far = (mesh_measures.gaze(mesh, irises)[0, 0] for irises in looking)
+    assert near > 5 * far > 0
