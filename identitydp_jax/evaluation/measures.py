@@ -18,7 +18,7 @@ from identitydp_jax.evaluation import (
     skin,
     verifiers,
 )
-from identitydp_jax.models import face_mesh, inception_v3, lpips
+from identitydp_jax.models import face_mesh, inception_v3, iris, lpips
 from identitydp_jax.models.face_region import face_region
 from identitydp_jax.models.pixels import to_float
 from identitydp_jax.sharding import map_rows
@@ -46,8 +46,9 @@ def load(names) -> tuple[list[Measure], dict[str, str]]:
 
     Names are `psnr`, `ssim`, `detail` and `rim` (of `image_quality`, in the face region), `lpips`,
     `inception` (the features of FID), `hog` and `scrfd` (whether the detector finds the face),
-    `points68` (dlib's landmarks), `mesh` (MediaPipe's, in shares of the frame), `skin` (its tone),
-    `attributes` (scores of `celeba_heads`), and those of `load_verifier`.
+    `points68` (dlib's landmarks), `mesh` and `irises` (MediaPipe's, the latter's centres, in shares
+    of the frame), `skin` (its tone), `attributes` (scores of `celeba_heads`), and those of
+    `load_verifier`.
     """
     measures, missing = [], {}
     for name in names:
@@ -102,6 +103,16 @@ def _mesh():
     return rows, _pinned("face_mesh")
 
 
+def _irises():
+    mesh_params, iris_params = face_mesh.load(), iris.load()
+
+    def centres(params, _, others):
+        x = to_float(others)
+        return iris.find(params[1], x, face_mesh.find(params[0], x)).iris[:, :, 0]
+
+    return _mapped(centres, (mesh_params, iris_params)), _pinned("face_mesh", "iris")
+
+
 def _skin():
     mesh, weights = _mesh()
     return lambda _, others: skin.tone(others, mesh(_, others)), weights
@@ -137,6 +148,7 @@ _LOADERS = {
     "inception": _inception,
     "attributes": _attributes,
     "mesh": _mesh,
+    "irises": _irises,
     "skin": _skin,
     "hog": lambda: (lambda _, others: face_analysis.hog_found(others), {}),
     "scrfd": lambda: (lambda _, others: face_analysis.scrfd_found(others), _pinned("scrfd_500m")),

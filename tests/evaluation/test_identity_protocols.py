@@ -253,22 +253,28 @@ def looks(monkeypatch):
                 points[:, upper, 1] = others[:, 64:192, 96:160].mean((1, 2, 3)) / 127.5 * kept._OPEN
         return points
 
+    def irises(_, others):
+        x = 0.3 + 0.4 * others[:, 64:192, 96:160].mean((1, 2, 3)) / 255
+        return np.stack([x, 0 * x] * 2, axis=1).reshape(-1, 2, 2)
+
     monkeypatch.setitem(measures._LOADERS, "skin", lambda: (tone, {}))
     monkeypatch.setitem(measures._LOADERS, "mesh", lambda: (mesh, {}))
+    monkeypatch.setitem(measures._LOADERS, "irises", lambda: (irises, {}))
 
 
 def test_kept_tells_the_untouched_from_its_negative(tmp_path, looks):
     methods = [benches.Untouched(), benches.Scrambled(), benches.Blind()]
     report = kept.run(benches.bench(tmp_path, methods))
     rows = report.rows
-    columns = [n for n in rows["untouched"] if n not in ("skin °", "pose, rad")]
+    columns = [n for n in rows["untouched"] if "°" not in n and "rad" not in n]
     assert len(columns) == 15
     for name in columns:
         assert rows["untouched"][name].value == 1
         if name != "skin":
             assert rows["scrambled"][name].value < 0.1
             assert 0.2 < rows["blind"][name].value < 0.8
-    assert rows["untouched"]["skin °"].value == 0
+    assert rows["untouched"]["skin °"].value == rows["untouched"]["gaze, rad"].value == 0
+    assert rows["scrambled"]["gaze, rad"].value > 0.01
     assert rows["untouched"]["pose, rad"].value == pytest.approx(0, abs=1e-6)
     assert rows["chance"]["gender, balanced"].value == 0.5
     assert 0.5 <= rows["chance"]["gender"].value < 1

@@ -7,7 +7,7 @@ from identitydp_jax.evaluation.bench import Bench
 from identitydp_jax.evaluation.candidates import ORIGINAL
 from identitydp_jax.evaluation.report import Figure, Report
 
-MEASURES = ("attributes", "skin", "mesh")
+MEASURES = ("attributes", "skin", "mesh", "irises")
 _COLUMNS = dict(
     zip(
         celeba_heads.ATTRIBUTES,
@@ -29,7 +29,9 @@ _NOTES = (
     " MediaPipe's face mesh; all others, closed or narrowed, count as not open.",
     "Skin: share whose colour group (dark, brown, tan, intermediate, light, very light by the"
     " typology angle of the cheeks) is the same or the next; `skin °`: mean change of that angle.",
-    "Pose: mean angle by which the head, as the mesh has it, is turned.",
+    "Pose: mean angle by which the head, as the mesh has it, is turned. Gaze: mean angle by which"
+    " the eyes are, in their head, by where MediaPipe's iris network finds the irises between the"
+    " corners of the eyes.",
     "`chance`: what two photos of these at random agree in.",
     "Points are placed and heads asked whether or not a detector finds the face.",
 )
@@ -88,6 +90,9 @@ def _changes(before, after) -> dict[str, np.ndarray]:
         changes["skin °"] = np.abs(after["skin"] - before["skin"])
     if "mesh" in before:
         changes["pose, rad"] = mesh_measures.turn(before["mesh"], after["mesh"])
+    if "irises" in before and "mesh" in before:
+        gazes = (mesh_measures.gaze(m["mesh"], m["irises"]) for m in (before, after))
+        changes["gaze, rad"] = np.linalg.norm(np.subtract(*gazes), axis=1)
     return changes
 
 
