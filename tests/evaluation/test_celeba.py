@@ -11,7 +11,7 @@ from skimage import color
 
 import identitydp_jax
 from identitydp_jax.checks import UserError
-from identitydp_jax.evaluation import celeba, celeba_heads, measures, skin
+from identitydp_jax.evaluation import celeba, celeba_heads, measures, mesh_measures, skin
 from identitydp_jax.evaluation.protocols import kept
 
 TABLE = "3\nEyeglasses Male Young \n1.jpg -1  1 -1\n2.jpg  1  1  1\n10.jpg -1 -1  1\n"
@@ -141,7 +141,11 @@ def test_heads_and_mesh_see_what_the_demo_faces_show():
     faces = np.stack([np.asarray(Image.open(path).resize((256, 256))) for path in paths])
     loaded, missing = measures.load(kept.MEASURES)
     assert not missing
-    said = kept.answers({measure.name: measure.rows(faces, faces) for measure in loaded})
+    found, mirrored = (
+        {measure.name: measure.rows(faces, others) for measure in loaded}
+        for others in (faces, faces[:, :, ::-1])
+    )
+    said = kept.answers(found)
     # A grey man with glasses, a laughing one, a bald one of dark skin, two women, one with glasses.
     assert said["gender"].tolist() == [True, True, True, False, False]
     assert said["glasses"].tolist() == [True, False, False, True, False]
@@ -149,3 +153,8 @@ def test_heads_and_mesh_see_what_the_demo_faces_show():
     assert said["smile"][1] and said["mouth open"][1] and not said["mouth open"][3]
     assert said["eyes open"].all()
     assert said["skin"].argmin() == 2
+    # Mirrored faces look the other way; the fourth head is turned most, the last one is straight.
+    right, left = (mesh_measures.gaze(each["mesh"], each["irises"]) for each in (found, mirrored))
+    np.testing.assert_allclose(right * [-1, 1], left, atol=0.1)
+    turned = mesh_measures.turn(found["mesh"], mirrored["mesh"])
+    assert turned.argmax() == 3 and 0.3 < turned[3] < 0.6 and turned[4] < 0.1
