@@ -7,6 +7,7 @@ distributions, is the matter of a protocol.
 import dataclasses
 from collections.abc import Callable
 
+import jax.numpy as jnp
 import numpy as np
 
 from identitydp_jax.checks import UserError
@@ -18,7 +19,7 @@ from identitydp_jax.evaluation import (
     skin,
     verifiers,
 )
-from identitydp_jax.models import face_mesh, inception_v3, iris, lpips
+from identitydp_jax.models import face_geometry, face_mesh, inception_v3, iris, lpips
 from identitydp_jax.models.face_region import face_region
 from identitydp_jax.models.pixels import to_float
 from identitydp_jax.sharding import map_rows
@@ -46,9 +47,9 @@ def load(names) -> tuple[list[Measure], dict[str, str]]:
 
     Names are `psnr`, `ssim`, `detail` and `rim` (of `image_quality`, in the face region), `lpips`,
     `inception` (the features of FID), `hog` and `scrfd` (whether the detector finds the face),
-    `points68` (dlib's landmarks), `mesh` and `irises` (MediaPipe's, the latter's centres, in shares
-    of the frame), `skin` (its tone), `attributes` (scores of `celeba_heads`), and those of
-    `load_verifier`.
+    `points68` (dlib's landmarks), `attributes` (scores of `celeba_heads`), `skin` (its tone),
+    `pose` (of MediaPipe's mesh), `eyes` ((N, 2, 3): opening, yaw and pitch of each one's gaze), and
+    those of `load_verifier`.
     """
     measures, missing = [], {}
     for name in names:
@@ -97,25 +98,29 @@ def _attributes():
     return lambda _, others: heads.scores(others), heads.weights
 
 
-def _mesh():
+def _skin():
     params = face_mesh.load()
-    rows = _mapped(lambda params, _, others: face_mesh.find(params, to_float(others)), params)
-    return rows, _pinned("face_mesh")
+    find = _mapped(lambda params, _, others: face_mesh.find(params, to_float(others)), params)
+    return lambda _, others: skin.tone(others, find(_, others)), _pinned("face_mesh")
 
 
-def _irises():
+def _pose():
+    def angles(params, _, others):
+        return face_geometry.pose(face_mesh.find(params, to_float(others)))
+
+    return _mapped(angles, face_mesh.load()), _pinned("face_mesh")
+
+
+def _eyes():
     mesh_params, iris_params = face_mesh.load(), iris.load()
 
-    def centres(params, _, others):
+    def looks(params, _, others):
         x = to_float(others)
-        return iris.find(params[1], x, face_mesh.find(params[0], x)).iris[:, :, 0]
+        eyes = iris.find(params[1], x, face_mesh.find(params[0], x))
+        opening = face_geometry.eye_opening(eyes.lids)
+        return jnp.concatenate([opening[..., None], face_geometry.gaze(*eyes)], axis=2)
 
-    return _mapped(centres, (mesh_params, iris_params)), _pinned("face_mesh", "iris")
-
-
-def _skin():
-    mesh, weights = _mesh()
-    return lambda _, others: skin.tone(others, mesh(_, others)), weights
+    return _mapped(looks, (mesh_params, iris_params)), _pinned("face_mesh", "iris")
 
 
 def _psnr(_, faces, others):
@@ -147,8 +152,8 @@ _LOADERS = {
     "lpips": _lpips,
     "inception": _inception,
     "attributes": _attributes,
-    "mesh": _mesh,
-    "irises": _irises,
+    "eyes": _eyes,
+    "pose": _pose,
     "skin": _skin,
     "hog": lambda: (lambda _, others: face_analysis.hog_found(others), {}),
     "scrfd": lambda: (lambda _, others: face_analysis.scrfd_found(others), _pinned("scrfd_500m")),

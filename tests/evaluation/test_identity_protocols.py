@@ -9,7 +9,7 @@ import scipy.stats
 
 from identitydp_jax.anonymize.methods import Baseline
 from identitydp_jax.checks import UserError
-from identitydp_jax.evaluation import celeba, face_analysis, measures, mesh_measures, verifiers
+from identitydp_jax.evaluation import celeba, face_analysis, measures, verifiers
 from identitydp_jax.evaluation.protocols import (
     averaging,
     groups,
@@ -242,24 +242,17 @@ def looks(monkeypatch):
     def tone(_, others):
         return others[:, 64:192, 64:192].mean((1, 2, 3)) - 110.0
 
-    monkeypatch.setitem(measures._LOADERS, "attributes", lambda: (scores, {}))
+    def eyes(_, others):
+        bright = others[:, 64:192, 96:160].mean((1, 2, 3)) / 127.5
+        each = np.stack([bright * kept._OPEN, bright, 0 * bright], axis=1)
+        return np.stack([each, each], axis=1)
 
-    def mesh(_, others):
-        points = np.zeros((len(others), 468, 3))
-        points[:, [10, 9, 168]] = np.eye(3)
-        for (_, right), lids in mesh_measures.EYES:
-            points[:, right, 0] = 1
-            for upper, _ in lids:
-                points[:, upper, 1] = others[:, 64:192, 96:160].mean((1, 2, 3)) / 127.5 * kept._OPEN
-        return points
+    def pose(_, others):
+        return np.tile(others[:, 64:192, 96:160].mean((1, 2, 3))[:, None] / 255, (1, 3))
 
-    def irises(_, others):
-        x = 0.3 + 0.4 * others[:, 64:192, 96:160].mean((1, 2, 3)) / 255
-        return np.stack([x, 0 * x] * 2, axis=1).reshape(-1, 2, 2)
-
-    monkeypatch.setitem(measures._LOADERS, "skin", lambda: (tone, {}))
-    monkeypatch.setitem(measures._LOADERS, "mesh", lambda: (mesh, {}))
-    monkeypatch.setitem(measures._LOADERS, "irises", lambda: (irises, {}))
+    named = {"attributes": scores, "skin": tone, "eyes": eyes, "pose": pose}
+    for name, rows in named.items():
+        monkeypatch.setitem(measures._LOADERS, name, lambda rows=rows: (rows, {}))
 
 
 def test_kept_tells_the_untouched_from_its_negative(tmp_path, looks):
@@ -273,9 +266,13 @@ def test_kept_tells_the_untouched_from_its_negative(tmp_path, looks):
         if name != "skin":
             assert rows["scrambled"][name].value < 0.1
             assert 0.2 < rows["blind"][name].value < 0.8
-    assert rows["untouched"]["skin °"].value == rows["untouched"]["gaze, rad"].value == 0
-    assert rows["scrambled"]["gaze, rad"].value > 0.01
-    assert rows["untouched"]["pose, rad"].value == pytest.approx(0, abs=1e-6)
+    # Brightness b becomes 1 - b in the middle: three angles turn by as much.
+    bright = benches.face_set().faces[:, 64:192, 96:160].mean((1, 2, 3)) / 255
+    turned = np.abs(1 - 2 * bright).mean()
+    assert rows["scrambled"]["pose, rad"].value == pytest.approx(3**0.5 * turned, abs=1e-3)
+    assert rows["scrambled"]["gaze, rad"].value == pytest.approx(2 * turned, abs=1e-3)
+    for name in ("skin °", "pose, rad", "gaze, rad"):
+        assert rows["untouched"][name].value == 0
     assert rows["chance"]["gender, balanced"].value == 0.5
     assert 0.5 <= rows["chance"]["gender"].value < 1
     assert set(report.sheet) == {"original", "untouched", "scrambled", "blind"}

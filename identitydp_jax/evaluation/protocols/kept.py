@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from identitydp_jax.evaluation import bootstrap, celeba_heads, mesh_measures, skin
+from identitydp_jax.evaluation import bootstrap, celeba_heads, skin
 from identitydp_jax.evaluation.bench import Bench
 from identitydp_jax.evaluation.candidates import ORIGINAL
 from identitydp_jax.evaluation.report import Figure, Report
 
-MEASURES = ("attributes", "skin", "mesh", "irises")
+MEASURES = ("attributes", "skin", "eyes", "pose")
 _COLUMNS = dict(
     zip(
         celeba_heads.ATTRIBUTES,
@@ -26,12 +26,12 @@ _NOTES = (
     "`balanced`: the mean of that over those of whom the one was said before and those of whom the"
     " other was; where few wear glasses, taking all of them away leaves most faces as they were.",
     "Eyes open: the same for eyes whose lids are more than {open} of their width apart, by"
-    " MediaPipe's face mesh; all others, closed or narrowed, count as not open.",
+    " MediaPipe's iris network; all others, closed or narrowed, count as not open.",
     "Skin: share whose colour group (dark, brown, tan, intermediate, light, very light by the"
     " typology angle of the cheeks) is the same or the next; `skin °`: mean change of that angle.",
-    "Pose: mean angle by which the head, as the mesh has it, is turned. Gaze: mean angle by which"
-    " the eyes are, in their head, by where MediaPipe's iris network finds the irises between the"
-    " corners of the eyes.",
+    "Pose: mean length of the change of yaw, pitch and roll of MediaPipe's face mesh. Gaze: that of"
+    " the change of yaw and pitch of the eyes in their head, mean of both eyes, by its iris"
+    " network. Both in radians.",
     "`chance`: what two photos of these at random agree in.",
     "Points are placed and heads asked whether or not a detector finds the face.",
 )
@@ -59,8 +59,8 @@ def answers(measured: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     said = {}
     if "attributes" in measured:
         said |= dict(zip(_COLUMNS.values(), (measured["attributes"] > 0).T, strict=True))
-    if "mesh" in measured:
-        said["eyes open"] = mesh_measures.openness(measured["mesh"]) > _OPEN
+    if "eyes" in measured:
+        said["eyes open"] = measured["eyes"][..., 0].mean(axis=1) > _OPEN
     if "skin" in measured:
         said[_SKIN] = skin.groups(measured["skin"])
     return said
@@ -88,11 +88,11 @@ def _changes(before, after) -> dict[str, np.ndarray]:
     changes = {}
     if "skin" in before:
         changes["skin °"] = np.abs(after["skin"] - before["skin"])
-    if "mesh" in before:
-        changes["pose, rad"] = mesh_measures.turn(before["mesh"], after["mesh"])
-    if "irises" in before and "mesh" in before:
-        gazes = (mesh_measures.gaze(m["mesh"], m["irises"]) for m in (before, after))
-        changes["gaze, rad"] = np.linalg.norm(np.subtract(*gazes), axis=1)
+    if "pose" in before:
+        changes["pose, rad"] = np.linalg.norm(after["pose"] - before["pose"], axis=1)
+    if "eyes" in before:
+        turned = (after["eyes"] - before["eyes"])[..., 1:].mean(axis=1)
+        changes["gaze, rad"] = np.linalg.norm(turned, axis=1)
     return changes
 
 
