@@ -10,6 +10,7 @@ from identitydp_jax.checks import UserError
 from identitydp_jax.evaluation import candidates, measures
 from identitydp_jax.evaluation.aligned import FaceSet
 from identitydp_jax.evaluation.candidates import Candidate
+from identitydp_jax.evaluation.celeba import Labels
 from identitydp_jax.evaluation.measures import Measure
 from identitydp_jax.evaluation.sources import Source
 from identitydp_jax.evaluation.store import Store
@@ -28,6 +29,7 @@ class Bench:
       verifiers: names asked for; empty for a protocol's own choice.
       releases: keys per face asked for; None for a protocol's own choice.
       seed: the audit seed of all keys.
+      labels: of the photos, where some are given.
       weights: SHA-256 of the pretrained files used so far, by name; grows.
       missing: why a measure could not be had, by name; grows.
     """
@@ -40,6 +42,7 @@ class Bench:
     verifiers: tuple[str, ...]
     releases: int | None
     seed: int
+    labels: Labels | None = None
     weights: dict[str, str] = dataclasses.field(default_factory=dict)
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
 

@@ -12,12 +12,16 @@ from identitydp_jax.checks import UserError, given_path
 
 _PROTOCOLS = {
     "table1": "identity distance, protection success rate, PSNR, SSIM, detection (Table I)",
-    "quality": "LPIPS, FID, drift of landmarks, pose and expression",
+    "quality": "LPIPS, FID, fine detail, the rim, drift of landmarks, pose and expression",
+    "kept": "gender, age group, skin, glasses, beard and expression as heads see them",
+    "groups": "protection, detection and what is kept, by gender and age group",
     "lfw": "true accept rate of original against anonymized photos (Table III)",
     "sweep": "everything against epsilon (figures 4 to 6)",
     "identity": "does the face obey its identity, do two keys give two people",
     "mechanisms": "cosine and recognition of the noised embedding, by mechanism and epsilon",
     "overhead": "time per image and stage (section V-H)",
+    "reid": "attack: the nearest among the very originals",
+    "linkage": "attack: sorting the released photos by person",
     "parrot": "attack: a recogniser trained on anonymized faces",
     "averaging": "attack: many releases of one photo",
     "attributes": "attack: the untouched attribute maps alone",
@@ -64,6 +68,12 @@ def add_parser(subparsers) -> None:
         default=[],
         help="facenet-casia, facenet-vggface2, dlib, edgeface, sface, arcface, or MODULE:OBJECT of"
         " your own; may be repeated; by default the protocol's",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="of the photos by file name, as CelebA's list_attr_celeba.txt or a zip of it: for"
+        " groups",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="use the first N photos")
     parser.add_argument(
@@ -115,13 +125,14 @@ def run(args: argparse.Namespace) -> int:
 def _prepare(args, output: pathlib.Path):
     from identitydp_jax.anonymize import methods
     from identitydp_jax.data.detection import Detector
-    from identitydp_jax.evaluation import aligned, sources
+    from identitydp_jax.evaluation import aligned, celeba, sources
     from identitydp_jax.evaluation.bench import Bench
     from identitydp_jax.evaluation.store import Store
     from identitydp_jax.models import declared
     from identitydp_jax.privacy.setting import PrivacySetting
 
     source, folders = sources.open_data(args.data)
+    labels = celeba.read_labels(args.labels) if args.labels else None
     given = {name: getattr(args, name) for name in ("epsilon", "calibration")}
     setting = PrivacySetting(**{name: value for name, value in given.items() if value is not None})
     specs, model = args.method or ([] if folders else _PAPER_METHODS), args.model or "default"
@@ -152,6 +163,7 @@ def _prepare(args, output: pathlib.Path):
         verifiers=tuple(args.verifier),
         releases=args.releases,
         seed=args.seed,
+        labels=labels,
     )
 
 

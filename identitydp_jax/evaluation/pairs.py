@@ -130,7 +130,7 @@ def write_pairs(path: pathlib.Path, pairs: Pairs, names: Sequence[str]) -> None:
 
 def _read_lines(path: pathlib.Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = storage.read(path).decode()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give a file as LFW's pairs.txt") from error
     except UnicodeDecodeError as error:

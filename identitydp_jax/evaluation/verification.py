@@ -177,12 +177,28 @@ def identification(
     Raises:
       UserError: the gallery is empty, the shapes do not fit, or embeddings are not finite.
     """
-    probes, probe_labels = _embeddings(probe_embeddings, probe_labels)
-    gallery, gallery_labels = _embeddings(gallery_embeddings, gallery_labels)
+    found = nearest(probe_embeddings, gallery_embeddings)
+    _, probe_labels = _embeddings(probe_embeddings, probe_labels)
+    _, gallery_labels = _embeddings(gallery_embeddings, gallery_labels)
+    return gallery_labels[found] == probe_labels
+
+
+def nearest(probe_embeddings: np.ndarray, gallery_embeddings: np.ndarray) -> np.ndarray:
+    """Return the row of each probe's nearest gallery face, int64 (N,), as `identification` does.
+
+    Args:
+      probe_embeddings: (N, D).
+      gallery_embeddings: (M, D).
+
+    Raises:
+      UserError: the gallery is empty, the shapes do not fit, or embeddings are not finite.
+    """
+    probes, _ = _embeddings(probe_embeddings, np.arange(len(probe_embeddings)))
+    gallery, _ = _embeddings(gallery_embeddings, np.arange(len(gallery_embeddings)))
     if not len(gallery):
         raise UserError("the gallery is empty: there is nobody to be recognised as")
-    nearest = [block.argmin(axis=1) for _, block in _distance_blocks(probes, gallery)]
-    return gallery_labels[np.concatenate([*nearest, np.zeros(0, int)])] == probe_labels
+    blocks = [block.argmin(axis=1) for _, block in _distance_blocks(probes, gallery)]
+    return np.concatenate([*blocks, np.zeros(0, np.int64)])
 
 
 def pair_distances(

@@ -142,6 +142,7 @@ def _environment(tmp_path, flags):
         (("--seed", "-1"), "--seed is -1: give a number from 0"),
         (("--method", "smear"), "method is 'smear': choose one of"),
         ((*_METHODS, "--method", "noise:49"), "two rows are called noise:49"),
+        (("--labels", "nowhere.txt"), "nowhere.txt: No such file or directory; give a file as"),
         (("--method", "mask", "--verifier", "nobody"), "verifier is 'nobody': choose one of"),
     ],
 )

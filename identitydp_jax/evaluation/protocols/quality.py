@@ -16,13 +16,16 @@ _NOTES = (
     " Pose: change of the head pose fitted to the points, in degrees. Expression: mean change of"
     " the openings of mouth and eyes, the width of the mouth and the height of the brows, over the"
     " same distance.",
+    "Fine detail: what 64 px don't show of the 256 in the region of the face, for each unit that"
+    " the original has; noise and specks count as detail. Rim: by how much the step of colour"
+    " across the region's rim differs from the original's, of 255.",
     "Points are placed by dlib in the known frame whether or not a detector finds the face.",
 )
 
 
 def run(bench: Bench) -> Report:
     """Compare every candidate with the originals."""
-    wanted = bench.load(("lpips", "inception", "points68"))
+    wanted = bench.load(("lpips", "inception", "detail", "rim", "points68"))
     before = bench.measure(bench.original, wanted)
     rows, sheet, examples = {}, {}, bench.examples()
     for candidate in (bench.original, *bench.candidates()):
@@ -39,6 +42,9 @@ def _row(before, after, people) -> dict[str, Figure]:
     if "inception" in after:
         distance = frechet.frechet_distance(before["inception"], after["inception"])
         row[f"FID (N={len(people)})"] = Figure(distance, len(people))
+    if "detail" in after:
+        row["fine detail"] = Figure.mean(after["detail"], people)
+        row["rim"] = Figure.mean(after["rim"], people)
     if "points68" in after:
         a, b = before["points68"], after["points68"]
         row["landmark drift"] = Figure.mean(landmarks.drift(a, b), people)

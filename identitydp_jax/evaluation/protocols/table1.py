@@ -32,30 +32,25 @@ def run(bench: Bench) -> Report:
     verifiers = bench.load_verifiers(VERIFIERS)
     wanted = verifiers + bench.load(("psnr", "ssim", "hog", "scrfd"))
     before = bench.measure(bench.original, wanted)
-    thresholds = {
-        verifier.name: _thresholds(verifier.name, before[verifier.name], bench.people)
+    limits = {
+        verifier.name: thresholds(verifier.name, before[verifier.name], bench.people)
         for verifier in verifiers
     }
     rows, sheet, examples = {}, {}, bench.examples()
     for candidate in (bench.original, *bench.candidates()):
         after = before if candidate.name == ORIGINAL else bench.measure(candidate, wanted)
-        rows[candidate.name] = _row(before, after, verifiers, thresholds, bench.people)
+        rows[candidate.name] = _row(before, after, verifiers, limits, bench.people)
         sheet[candidate.name] = candidate.draw(examples, 0)
-    limits = [
-        f"{verifier} {name}: {threshold:.4g}"
-        for verifier, named in thresholds.items()
-        for name, threshold in named.items()
-    ]
-    notes = [*_NOTES, f"Thresholds: {', '.join(limits)}."]
+    notes = [*_NOTES, f"Thresholds: {describe(limits)}."]
     return Report("table1", "Identity distance, protection and utility", rows, notes, sheet)
 
 
-def _row(before, after, verifiers, thresholds, people) -> dict[str, Figure]:
+def _row(before, after, verifiers, limits, people) -> dict[str, Figure]:
     row = {}
     for verifier in verifiers:
         distances = between(before[verifier.name], after[verifier.name])
         row[f"distance {verifier.name}"] = Figure.mean(distances, people)
-        for name, threshold in thresholds[verifier.name].items():
+        for name, threshold in limits[verifier.name].items():
             row[f"PSR {verifier.name} {name}"] = Figure.mean(distances >= threshold, people)
     for column, name in (
         ("PSNR", "psnr"),
@@ -73,16 +68,25 @@ def between(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return np.linalg.norm(after - before, axis=1) if after.ndim == 2 else after
 
 
-def _thresholds(name: str, embeddings: np.ndarray, people: np.ndarray) -> dict[str, float]:
+def thresholds(name: str, embeddings: np.ndarray, people: np.ndarray) -> dict[str, float]:
     """Return the verifier's thresholds by how they are named in the table."""
-    thresholds = {}
+    limits = {}
     if (published := load_verifier(name).threshold) is not None:
-        thresholds[f"at {published:g}"] = published
+        limits[f"at {published:g}"] = published
     if embeddings.ndim == 2:
         some = slice(_MOST)
         _, impostor = verification.pair_distances(
             embeddings[some], embeddings[some], people[some], people[some], exclude_same_index=True
         )
         if len(impostor):  # of a single person there are none
-            thresholds[f"at FAR {_FAR:g}"] = verification.threshold_at_far(impostor, _FAR)
-    return thresholds
+            limits[f"at FAR {_FAR:g}"] = verification.threshold_at_far(impostor, _FAR)
+    return limits
+
+
+def describe(limits: dict[str, dict[str, float]]) -> str:
+    """Return the thresholds of every verifier in one line."""
+    return ", ".join(
+        f"{verifier} {name}: {threshold:.4g}"
+        for verifier, named in limits.items()
+        for name, threshold in named.items()
+    )
