@@ -96,8 +96,10 @@ def run(bench: Bench) -> Report:
     return Report("attributes", "Attributes-only attack", rows, notes)
 
 
-def learn_metric(vectors: np.ndarray, names: np.ndarray):
+def learn_metric(vectors: np.ndarray, names: np.ndarray, *, shrinkage: float = _SHRINKAGE):
     """Learn a linear map of vectors (N, D) in which photos of one person lie close together.
+
+    Where there are few people a `shrinkage` near 1, at which nothing is whitened, sees further.
 
     Returns:
       A function from (M, D) to (M, K).
@@ -110,6 +112,6 @@ def learn_metric(vectors: np.ndarray, names: np.ndarray):
     centres = np.stack([x[person == i].mean(axis=0) for i in range(person.max() + 1)])
     within = np.cov((x - centres[person]).T, bias=True)
     level = np.trace(within) / len(within)
-    shrunk = (1 - _SHRINKAGE) * within + _SHRINKAGE * level * np.eye(len(within))
+    shrunk = (1 - shrinkage) * within + shrinkage * level * np.eye(len(within))
     whitening = np.linalg.cholesky(np.linalg.inv(shrunk))
     return lambda vectors: people.unit((vectors - mean) @ basis @ whitening)
