@@ -100,7 +100,7 @@ def test_folders_without_photos_are_refused(tmp_path):
 def test_damaged_and_foreign_images_are_photos_that_cannot_be_read(tmp_path):
     _save(tmp_path, "a.jpg", "b.png")
     (tmp_path / "a.jpg").write_bytes(_png(3)[:50])
-    (tmp_path / "c.bmp").write_bytes(b"BM")
+    (tmp_path / "c.bmp").write_bytes(b"no bitmap")
     source = sources.open_source(str(tmp_path))
     assert len(source) == 3
     with pytest.raises(UserError, match="damaged"):
