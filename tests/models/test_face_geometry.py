@@ -79,7 +79,7 @@ def test_an_iris_that_moves_turns_the_gaze_of_its_eye(roll):
     corners = np.array([[[0.3, 0.5], [0.4, 0.5]], [[0.7, 0.5], [0.6, 0.5]]])
     contour = np.zeros((2, 16, 2))
     contour[:, [0, 8]] = corners
-    centres = corners.mean(1) + [[0.02, 0.0], [0.0, -0.01]]
+    centres = corners.mean(1) + np.array([[0.02, 0.0], [0.0, -0.01]])
     turn = np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
     found = gaze(
         jnp.asarray(centres[None, :, None] @ turn.T), jnp.asarray((contour @ turn.T)[None])
