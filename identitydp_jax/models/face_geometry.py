@@ -113,8 +113,8 @@ def gaze(iris, lids):
     """Return where each eye looks relative to the head, (N, 2, 2): yaw and pitch in radians.
 
     Yaw is positive towards the right of the picture, pitch upwards. The iris turns around a centre
-    behind the middle between the corners of the eye; in a face that is turned itself the angles
-    are foreshortened alike, so that those of two faces in one pose compare.
+    behind the middle between the corners of the eye. Of a head that is turned, and of eyes whose
+    corners lie unlike the average, the angles are off by a constant: compare faces in one pose.
 
     Args:
       iris: (N, 2, K, 2), the centre first, of `iris.Eyes`.
