@@ -9,6 +9,7 @@ from identitydp_jax import sharding
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.models.pretrained import save
 from identitydp_jax.training import state as states
+from identitydp_jax.training.configuration import check
 from identitydp_jax.training.face_stream import open_stream
 from identitydp_jax.training.loop import on_host, train
 from identitydp_jax.training.styles import train_styles
@@ -38,6 +39,7 @@ def train_in_stages(config, workdir, *, profile: bool = False) -> states.TrainSt
     The coarser one is trained in the folder `coarse` of `workdir` and saved there; the whole one
     starts from it. The same call continues either.
     """
+    check(config)
     start = _styles_first(config, workdir) if config.styles_steps else None
     if not config.coarse_steps:
         return train(config, workdir, profile=profile, start_from=start)

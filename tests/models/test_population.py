@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from identitydp_jax.models.population import measure, transport, zeros
+from identitydp_jax.models.population import anchor, measure, transport, zeros
 
 D = 128
 TRANSPORT = jax.jit(lambda population, noised, c: transport(population, noised, cosine=c))
@@ -104,3 +104,13 @@ def test_a_row_goes_its_own_way(people, population):
         one = TRANSPORT(population, noised[i : i + 1], cosines[i])
         np.testing.assert_allclose(each[i], one[0], atol=1e-6)
     assert np.abs(np.asarray(each[0]) - whole[0]).max() > 0.01
+
+
+def test_anchored_identities_go_from_the_moved_to_the_faces(people):
+    faces, moved = jnp.asarray(people[:50]), jnp.asarray(people[50:100])
+    np.testing.assert_allclose(anchor(faces, moved, cosine=1.0), moved, atol=1e-6)
+    np.testing.assert_allclose(anchor(faces, moved, cosine=0.0), faces, atol=1e-6)
+    cosines = np.linspace(0, 1, 50, dtype=np.float32)
+    found = np.asarray(anchor(faces, moved, cosine=jnp.asarray(cosines)))
+    expected = cosines[:, None] * moved + np.sqrt(1 - cosines**2)[:, None] * faces
+    np.testing.assert_allclose(found, _unit(np.asarray(expected)), atol=1e-5)
