@@ -45,11 +45,7 @@ def train_in_stages(config, workdir, *, profile: bool = False) -> states.TrainSt
         return train(config, workdir, profile=profile, start_from=start)
     first, folder = coarse_config(config), pathlib.Path(workdir) / "coarse"
     state = train(first, folder, faces=workdir, start_from=start)
-    start = folder / "coarse.safetensors"
-    variables = on_host(state.variables)
-    if jax.process_index() == 0:
-        save(start, states.network_config(first), variables, encoder=config.encoder)
-    multihost_utils.sync_global_devices("coarse")
+    start = _saved(folder / "coarse.safetensors", first, state)
     return train(config, workdir, profile=profile, start_from=start)
 
 
@@ -66,5 +62,13 @@ def _styles_first(config, workdir):
         coarse, folder, pathlib.Path(workdir) / "faces", encode=encode,
         encoder_params=encoder_params,
     )  # fmt: skip
-    save(start, states.network_config(coarse), state.variables, encoder=config.encoder)
-    return start
+    return _saved(start, coarse, state)
+
+
+def _saved(path, config, state):
+    """Write the network of a stage by process 0; all processes must call it. Return its path."""
+    variables = on_host(state.variables)
+    if jax.process_index() == 0:
+        save(path, states.network_config(config), variables, encoder=config.encoder)
+    multihost_utils.sync_global_devices(path.stem)
+    return path
