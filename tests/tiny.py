@@ -1,13 +1,16 @@
 """Networks and faces small enough for tests."""
 
+import contextlib
+import functools
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from PIL import Image
 
-from identitydp_jax.models import declared, population
+from identitydp_jax.models import declared, face_source, population, prior
 from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float
@@ -118,3 +121,29 @@ def training_config(*overrides: str, name: str = "synthetic128"):
         "loss.attributes=2.0", "loss.landmarks=0",
     )  # fmt: skip
     return read_config(path, (*small, *overrides))
+
+
+@contextlib.contextmanager
+def small_source():
+    """Give the pretrained face source few channels and random weights; yields its parameters."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(face_source, "WIDTHS", (16, 16, 16, 16, 16, 8, 8))
+        patch.setattr(prior, "_MEASURED", 64)
+        params = _random_source()
+        patch.setattr(face_source, "load", lambda: params)
+        yield params
+
+
+@functools.cache
+def _random_source():
+    net, rng = face_source.FaceSource(64), np.random.default_rng(0)
+    latents = jax.ShapeDtypeStruct((1, face_source.LATENT_SIZE), jnp.float32)
+    shapes = jax.eval_shape(
+        net.init, jax.random.key(0), latents, jax.ShapeDtypeStruct((1,), jnp.float32)
+    )
+
+    def leaf(shape):
+        scale = np.prod(shape.shape[:-1]) ** -0.5
+        return rng.normal(scale=scale, size=shape.shape).astype(np.float32)
+
+    return jax.tree.map(leaf, shapes["params"])

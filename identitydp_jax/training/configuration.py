@@ -17,6 +17,7 @@ _WEIGHTS = ("loss.adversarial", "loss.identity", "loss.attributes", "loss.recons
             "loss.texture", "loss.leak", "loss.colour", "loss.detail",
             "loss.landmarks", "loss.surroundings", "loss.edge", "loss.seam",
             "loss.styles", "loss.modulation", "clip")  # fmt: skip
+_OF_PRIOR = ("loss.seam", "loss.styles", "loss.modulation")
 _SEED_LIMIT = 2**32  # `jax.random.key` drops higher bits: two seeds would give the same run
 
 
@@ -72,7 +73,7 @@ def check(config) -> None:
     for name in values:
         if name not in settings:
             raise UserError(f"{name}: no such setting{_nearest(name, settings)}")
-    AEIConfig(**config.network)
+    network = AEIConfig(**config.network)
     for name in _COUNTS:
         if not (isinstance(values[name], int) and values[name] >= 1):
             raise UserError(f"{name} is {values[name]}: give a whole number from 1")
@@ -81,9 +82,10 @@ def check(config) -> None:
         raise UserError(f"freeze_statistics_at is {freeze_at}: give a whole number from 1, or None")
     if not (isinstance(values["refresh"], int) and 0 <= values["refresh"] <= values["pool"]):
         raise UserError(f"refresh is {values['refresh']}: give a whole number from 0 to pool")
-    if not (isinstance(values["coarse_steps"], int) and values["coarse_steps"] >= 0):
-        raise UserError(f"coarse_steps is {values['coarse_steps']}: give a whole number from 0")
-    if values["coarse_steps"] and not AEIConfig(**config.network).has_coarse:
+    for name in ("styles_steps", "coarse_steps"):
+        if not (isinstance(values[name], int) and values[name] >= 0):
+            raise UserError(f"{name} is {values[name]}: give a whole number from 0")
+    if values["coarse_steps"] and not network.has_coarse:
         raise UserError(
             f"coarse_steps is {values['coarse_steps']}, but the network draws no coarse face: set"
             " network.coarse below network.resolution, or coarse_steps=0"
@@ -111,10 +113,26 @@ def check(config) -> None:
     for name in ("average_decay", "momentum"):
         if not 0 <= values[name] < 1:
             raise UserError(f"{name} is {values[name]}: give a number in [0, 1)")
+    _check_fusion(values, network.fusion == "prior")
     if not 0 <= values["softening"] <= 1:
         raise UserError(f"softening is {values['softening']}: give a number from 0 to 1")
     if not 0 <= values["seed"] < _SEED_LIMIT:
         raise UserError(f"seed is {values['seed']}: give a number from 0 to {_SEED_LIMIT - 1}")
+
+
+def _check_fusion(values, prior: bool) -> None:
+    """Raise `UserError` on what goes only with, or not with, a pretrained generator."""
+    if prior and values["remat"]:
+        raise UserError("remat is True: network.fusion=prior has no such blocks, set remat=False")
+    for name in (*_OF_PRIOR, "styles_steps"):
+        if values[name] and not prior:
+            raise UserError(f"{name} is {values[name]}: set it to 0, or network.fusion to prior")
+    twins = values["data"] == "synthetic" and not values["refresh"] and values["mixture.twin"]
+    if values["styles_steps"] and not twins:
+        raise UserError(
+            f"styles_steps is {values['styles_steps']}: it takes data=synthetic, refresh=0 and"
+            " mixture.twin above 0, or set styles_steps=0"
+        )
 
 
 def check_dimension(config, encode) -> None:

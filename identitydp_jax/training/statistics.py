@@ -77,7 +77,8 @@ def _make_statistics(config, encode, mesh):
         state = {"params": variables["params"], "batch_stats": zeros}
         _, updated = net.apply(state, x, targets, train=True, mutable=["batch_stats"])
         # A running mean that starts at zero holds this share of the batch.
-        return jax.tree.map(lambda s: s / (1 - STATISTICS_MOMENTUM), updated["batch_stats"])
+        found = updated.get("batch_stats", {})  # a network may have none
+        return jax.tree.map(lambda s: s / (1 - STATISTICS_MOMENTUM), found)
 
     return statistics
 

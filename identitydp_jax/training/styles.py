@@ -62,7 +62,7 @@ def train_styles(config, workdir, faces, *, encode, encoder_params):
         state = sharding.place(state, everywhere)
         step = jax.jit(_make_step(config), donate_argnums=0)
         root, rng = jax.random.key(config.seed), np.random.default_rng
-        with Recorder(workdir, start=start, writes=True) as recorder:
+        with Recorder(workdir, start=start, writes=jax.process_index() == 0) as recorder:
             for i in range(start, config.styles_steps):
                 draw = rng([config.seed, i])
                 rows = draw.integers(len(pictures), size=2 * config.batch_size)

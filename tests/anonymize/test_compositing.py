@@ -66,6 +66,37 @@ def test_outside_the_region_every_pixel_stays_to_the_last_bit(side, angle):
     assert inside.sum() > 0.2 * side**2
 
 
+def _with_alpha(faces, alpha):
+    alpha = np.broadcast_to(np.asarray(alpha, np.uint8), faces.shape[:3])[..., None]
+    return np.concatenate([faces, alpha], axis=-1)
+
+
+@pytest.mark.parametrize("frame", [_frame(60, 70, SIZE), _frame(31.3, 22.7, 190, 0.3)])
+def test_an_alpha_channel_tells_how_much_of_a_face_is_seen(frame):
+    rng = np.random.default_rng(2)
+    before = rng.integers(0, 256, (300, 300, 3), np.uint8)
+    faces = rng.integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
+
+    def pasted(faces):
+        photo = before.copy()
+        compositing.paste(photo, faces, frame[None])
+        return photo
+
+    plain = pasted(faces)
+    np.testing.assert_array_equal(pasted(_with_alpha(faces, 255)), plain)
+    np.testing.assert_array_equal(pasted(_with_alpha(faces, 0)), before)
+    share = np.float32(51 / 255)
+    mixed = before + share * (plain.astype(np.float32) - before)
+    assert np.abs(pasted(_with_alpha(faces, 51)) - mixed).max() <= 1
+    # Half of the frame hidden: there the photo stays, and the other half is as it was.
+    half = pasted(_with_alpha(faces, np.where(np.arange(SIZE) < SIZE // 2, 0, 255)[None, None]))
+    rows, columns = np.indices(before.shape[:2])
+    places = (np.stack([columns, rows], -1) + 0.5) @ frame[:, :2].T + frame[:, 2]
+    hidden, seen = places[..., 0] < SIZE / 2 - 3, places[..., 0] > SIZE / 2 + 3
+    np.testing.assert_array_equal(half[hidden], before[hidden])
+    np.testing.assert_array_equal(half[seen], plain[seen])
+
+
 def test_frames_beyond_the_photo_are_cut():
     photo = np.full((90, 90, 3), 50, np.uint8)
     frames = np.stack([_frame(-60, -60, 128), _frame(40, 30, 128), _frame(500, 500, 128)])

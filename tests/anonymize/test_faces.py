@@ -19,8 +19,9 @@ from identitydp_jax.anonymize.faces import (
     target_identities,
 )
 from identitydp_jax.checks import UserError
-from identitydp_jax.models import declared
+from identitydp_jax.models import cut_source, declared
 from identitydp_jax.models.aeinet import AEINet
+from identitydp_jax.models.face_region import core_region
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float, to_uint8
 from identitydp_jax.models.population import anchor, condition, measure, suitable, transport
@@ -70,6 +71,24 @@ def test_pixels_do_not_depend_on_the_batch_or_the_place_in_it(model):
     order = np.array([7, 2, 0, 5, 1, 6, 4, 3])
     shuffled = anonymize_faces(model, faces[order], keys=keys(8)[order], setting=LOW)
     np.testing.assert_array_equal(shuffled, whole[order])
+
+
+def test_a_network_with_a_mask_gives_it_as_an_alpha_channel():
+    config = dataclasses.replace(tiny.CONFIG, fusion="prior", encoder_norm="group")
+    faces = tiny.faces(3)
+    with tiny.small_source() as source:
+        network = tiny.variables(config)
+        network["params"]["generator"] |= cut_source.pretrained(source, 64)
+        params = {"network": network, "encoder": tiny.encoder_params()}
+        masked = Model("tiny", config, params, tiny.encode, "0" * 64, "1" * 64)
+        drawn = draw_faces(masked, faces, embed_faces(masked, faces))
+    assert drawn.shape == (3, 64, 64, 4) and drawn.dtype == np.uint8
+    net = AEINet(config)
+    maps = net.apply(network, to_float(faces), method="attributes")
+    expected = 255 * np.asarray(net.apply(network, maps, method="mask"))
+    assert np.abs(drawn[..., 3:] - expected).max() < 0.51 + 1e-3
+    assert (drawn[..., 3][:, core_region(64)[..., 0] == 1] == 255).all()
+    assert drawn[..., 3].std() > 1 and drawn[..., :3].std() > 1
 
 
 def test_key_and_epsilon_decide_the_face(model):

@@ -160,3 +160,22 @@ def test_three_tenths_are_degraded(monkeypatch):
     monkeypatch.setattr(augmentation, "_degrade", lambda face, key: jnp.full_like(face, 2.0))
     found = augmentation.augment(np.zeros((400, 1, 16, 16, 3), np.uint8), key=jax.random.key(0))
     assert 0.23 < np.mean(np.asarray(found)[:, 0, 0, 0, 0] > 1) < 0.37
+
+
+def test_recolouring_is_augmentation_in_place(monkeypatch):
+    recolour = jax.jit(lambda faces, key: augmentation.recolour(faces[:, None], key=key)[:, 0])
+    # A white square on black: colours change, where it lies does not.
+    faces = np.zeros((8, 64, 64, 3), np.uint8)
+    faces[:, 20:44, 8:40] = 255
+    found = np.asarray(recolour(faces, jax.random.key(0))).mean(-1)
+    inside = faces[0, ..., 0] > 0
+    for face in found:
+        middle = (face[inside].mean() + face[~inside].mean()) / 2
+        assert ((face > middle) == inside).mean() > 0.97
+    assert (np.abs(AUGMENT(faces, jax.random.key(0)).mean(-1) - found).mean((1, 2)) > 0.05).all()
+    # It does all that is not done to where a face lies.
+    grey = recolour(np.repeat(tiny.faces(1), 200, 0), jax.random.key(1))
+    assert 0.03 < np.mean([np.ptp(x, axis=2).max() < 0.3 for x in np.asarray(grey)]) < 0.2
+    monkeypatch.setattr(augmentation, "_degrade", lambda face, key: jnp.full_like(face, 2.0))
+    marked = augmentation.recolour(np.zeros((400, 1, 16, 16, 3), np.uint8), key=jax.random.key(0))
+    assert 0.23 < np.mean(np.asarray(marked)[:, 0, 0, 0, 0] > 1) < 0.37

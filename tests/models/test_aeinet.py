@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -8,11 +9,13 @@ import pytest
 import tiny
 
 from identitydp_jax.checks import UserError
+from identitydp_jax.models import population
 from identitydp_jax.models.aeinet import (
     AADLayer,
     AEIConfig,
     AEINet,
     Generator,
+    GroupNorm,
     variable_shapes,
 )
 from identitydp_jax.models.face_region import features_region
@@ -24,6 +27,7 @@ _KEY = jax.random.key(0)
 # The number of parameters of every configuration that the repository holds.
 PINNED = {
     "paper_celebahq256": 184_346_453,
+    "prior128": 19_571_615,
     "smoke_cpu": 481_094,
     "synthetic128": 4_445_208,
     "synthetic128_sface": 3_105_816,
@@ -52,6 +56,25 @@ def test_full_size_parameter_counts(settings, count):
 def test_every_configuration_has_a_pinned_parameter_count(path):
     assert path.stem in PINNED, f"pin the parameter count of {path.name} in PINNED"
     assert _count(AEIConfig(**read_config(path).network)) == PINNED[path.stem]
+
+
+def test_the_file_of_the_model_on_a_pretrained_generator_is_small():
+    config = AEIConfig(**read_config(CONFIGS / "prior128.py").network)
+    variables = (variable_shapes(config), population.zeros(config.identity_dimension))
+    assert 2 * parameter_count(variables) < 40e6  # bytes, in half precision
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"resolution": 512}, "resolution is 512: choose one of 64, 128, 256"),
+        ({"coarse": 32}, "coarse is 32: choose one of 64, 128, 256, 1024"),
+    ],
+)
+def test_a_pretrained_generator_is_cut_where_it_can_be(settings, message):
+    AEIConfig(**settings)
+    with pytest.raises(UserError, match=message):
+        AEIConfig(**settings, fusion="prior")
 
 
 def _outputs(config):
@@ -253,6 +276,37 @@ def test_a_face_in_training_is_its_own_unless_the_batch_normalises(norm, alone):
 
     apart = np.abs(draw(slice(0, 3))[:2] - draw(slice(0, 2))).max()
     assert apart < 1e-4 if alone else apart > 0.01
+
+
+@pytest.mark.parametrize(("encoder_norm", "alone"), [("group", True), ("batch", False)])
+def test_attributes_in_training_are_a_faces_own_by_norms_of_groups(encoder_norm, alone):
+    config = AEIConfig(64, 1 / 8, encoder_norm=encoder_norm, coarse=8, finer=False)
+    variables, (faces, _) = tiny.variables(config), _inputs(3)
+
+    @functools.partial(jax.jit, static_argnames="train")
+    def attributes(faces, train):
+        return AEINet(config).apply(
+            variables, faces, train=train, method="attributes", mutable=["batch_stats"]
+        )[0]
+
+    whole, part, used = (
+        attributes(faces, True),
+        attributes(faces[:2], True),
+        attributes(faces, False),
+    )
+    apart = [np.abs(a[:2] - b).max() for a, b in zip(whole, part, strict=True)]
+    changed = [np.abs(a - b).max() for a, b in zip(whole, used, strict=True)]
+    assert max(*apart, *changed) < 1e-4 if alone else min(*apart, *changed) > 0.01
+    assert ("batch_stats" in variables) != alone
+
+
+def test_groups_of_channels_are_normalised():
+    x = jnp.asarray(np.random.default_rng(0).normal(2, 3, (2, 4, 4, 16)), jnp.float32)
+    norm = GroupNorm()
+    found = np.asarray(norm.apply(norm.init(_KEY, x, train=True), x, train=True))
+    groups = found.reshape(2, 16, 8, 2)
+    np.testing.assert_allclose(groups.mean((1, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(groups.std((1, 3)), 1, atol=1e-3)
 
 
 def test_norm_per_pixel_lets_no_spike_grow():

@@ -228,3 +228,13 @@ def test_an_anchor_holds_where_nothing_is_left_of_a_face(people, cosine, what):
     between = anchor(faces, moved, cosine=0.6)
     assert ((between * faces).sum(1) > (moved * faces).sum(1)).all()
     assert ((between * moved).sum(1) > (moved * faces).sum(1)).all()
+
+
+def test_anchored_identities_go_from_the_moved_to_the_faces(people):
+    faces, moved = jnp.asarray(people[:50]), jnp.asarray(people[50:100])
+    np.testing.assert_allclose(anchor(faces, moved, cosine=1.0), moved, atol=1e-6)
+    np.testing.assert_allclose(anchor(faces, moved, cosine=0.0), faces, atol=1e-6)
+    cosines = np.linspace(0, 1, 50, dtype=np.float32)
+    found = np.asarray(anchor(faces, moved, cosine=jnp.asarray(cosines)))
+    expected = cosines[:, None] * moved + np.sqrt(1 - cosines**2)[:, None] * faces
+    np.testing.assert_allclose(found, _unit(np.asarray(expected)), atol=1e-5)

@@ -22,7 +22,8 @@ def _optax_promotes():
         return optax.GradientTransformation(transform.init, update)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "optimizer", optimizer)
+        for module in (state, step):
+            patch.setattr(module, "optimizer", optimizer)
         yield
 
 

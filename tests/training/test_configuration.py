@@ -101,6 +101,39 @@ def test_values_that_cannot_be_used_are_named(override, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("styles_steps=-1",), "styles_steps is -1: give a whole number from 0"),
+        (("clip=-1",), "clip is -1.0: give a finite number from 0"),
+        (("styles_steps=1",), "styles_steps is 1: set it to 0, or network.fusion to prior"),
+        (("loss.seam=1",), "loss.seam is 1.0: set it to 0, or network.fusion to prior"),
+        (("loss.modulation=1",), "loss.modulation is 1.0: set it to 0"),
+    ],
+)
+def test_what_a_pretrained_generator_alone_has_is_refused_without(overrides, message):
+    with pytest.raises(UserError, match=message):
+        check(tiny.training_config(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("remat=True", "remat is True: .* set remat=False"),
+        ("mixture.twin=0", "styles_steps is 3000: it takes .* mixture.twin above 0"),
+        ("data=faces", "styles_steps is 3000: it takes data=synthetic"),
+        ("refresh=1", "styles_steps is 3000: it takes .* refresh=0"),
+    ],
+)
+def test_what_does_not_go_with_a_pretrained_generator_is_refused(override, message):
+    config = ("network.coarse=64", override)
+    with pytest.raises(UserError, match=message) as caught:
+        check(tiny.training_config(*config, name="prior128"))
+    assert "\n" not in str(caught.value)
+    if not override.startswith("remat"):  # the same without that stage
+        check(tiny.training_config(*config, "styles_steps=0", name="prior128"))
+
+
 def _write(tmp_path, *lines):
     path = tmp_path / "mine.py"
     original = CONFIGS[0].read_text()

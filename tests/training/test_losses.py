@@ -172,3 +172,39 @@ def test_detail_is_what_blocks_have_more_of():
     _same(found, (np.sqrt(0.09 + 1e-6) - 1e-3) / 8)
     # Colours and light are no detail.
     _same(losses.detail(jnp.asarray(faces + 0.3), jnp.asarray(faces)), 0.0)
+
+
+def test_surroundings_sees_what_lies_outside_the_region_of_known_rows():
+    drawn, truth, region = _random(3, 8, 8, 3), _random(3, 8, 8, 3, seed=1), _random(8, 8, 1) > 0
+    region = region.astype(np.float32)
+    weight = np.array([1, 0, 1], np.float32)
+    error = (1 - region) * (drawn - truth) ** 2
+    _same(losses.surroundings(drawn, truth, weight, region), 0.5 * (error[0] + error[2]).mean() / 3)
+    inside = truth + region * _random(3, 8, 8, 3, seed=2)
+    assert losses.surroundings(inside, truth, weight, region) == 0
+
+
+def test_edge_sees_the_rim_alone():
+    region = np.zeros((8, 8, 1), np.float32)
+    region[2:6], region[1], region[6] = 1.0, 0.5, 0.1
+    drawn, faces = _random(2, 8, 8, 3), _random(2, 8, 8, 3, seed=1)
+    squares = (drawn - faces) ** 2
+    expected = 0.5 * (squares[:, 1].mean() + 0.36 * squares[:, 6].mean()) / 8
+    _same(losses.edge(drawn, faces, region), expected)
+
+
+def test_seam_asks_the_mask_to_show_what_goes_with_the_photo():
+    faces, region = np.zeros((2, 16, 16, 3), np.float32), np.ones((16, 16, 1), np.float32)
+    region[8:] = 0.0
+    drawn = faces.copy()
+    drawn[0], drawn[1] = 0.5, 0.1  # more and less than a tenth of the range of colours
+    mask = np.full((2, 16, 16, 1), 0.75, np.float32)
+    _same(losses.seam(drawn, faces, mask, region), 0.5 * 0.75 * (0.3 - 0.1) / 2)
+    ask = jax.grad(losses.seam, argnums=(0, 2))
+    of_drawn, of_mask = ask(jnp.asarray(drawn), jnp.asarray(faces), jnp.asarray(mask), region)
+    np.testing.assert_array_equal(of_drawn, 0)  # the face goes its own way
+    assert (of_mask[0, :8] > 0).all() and (of_mask[1, :8] < 0).all() and not of_mask[:, 8:].any()
+    # Stripes within four pixels are no seam.
+    stripes = np.where(np.arange(16) % 2, 0.9, -0.9).astype(np.float32)[:, None]
+    fine = np.float32(losses.seam(faces + stripes, faces, mask, region))
+    np.testing.assert_allclose(fine, -0.5 * 0.75 * 0.2, rtol=1e-5)

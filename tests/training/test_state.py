@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from identitydp_jax.checks import UserError
+from identitydp_jax.models import cut_source, prior
 from identitydp_jax.models.aeinet import variable_shapes
 from identitydp_jax.training import state as states
 from identitydp_jax.training.export import export
@@ -110,6 +111,63 @@ def test_statistics_that_never_freeze_never_slow_the_optimizer_down():
             updates, moments = ours.update(jnp.ones(3), moments)
             expected, adam = stock.update(jnp.ones(3), adam)
             np.testing.assert_allclose(updates, expected, rtol=5e-7)
+
+
+def test_large_gradients_are_clipped_to_the_norm_of_the_configuration():
+    plain, clipped = (states.optimizer(tiny.training_config(f"clip={x}")) for x in (0, 2))
+    rng, params = np.random.default_rng(0), {"a": jnp.zeros(3), "b": jnp.zeros(4)}
+    with jax.numpy_dtype_promotion("standard"):
+        expected, moments = plain.init(params), clipped.init(params)
+        for norm in (5.0, 0.5, 40.0):
+            gradient = jax.tree.map(lambda x: jnp.float32(rng.normal(size=x.shape)), params)
+            length = optax.tree.norm(gradient)
+            gradient = jax.tree.map(lambda x, s=norm / length: s * x, gradient)
+            share = min(1.0, 2.0 / norm)
+            short = jax.tree.map(lambda x, s=share: s * x, gradient)
+            wanted, expected = plain.update(short, expected)
+            found, moments = clipped.update(gradient, moments)
+            for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def _prior_config(*overrides):
+    return tiny.training_config("network.coarse=64", *overrides, name="prior128")
+
+
+def test_a_pretrained_generator_is_taken_over():
+    with tiny.small_source() as source:
+        created = states.create(_prior_config())
+        kept = cut_source.pretrained(source, 64)
+        styles = prior.some_styles(source)
+    found = created.params["generator"]
+    for name, layer in kept.items():
+        jax.tree.map(np.testing.assert_array_equal, found[name], layer)
+    np.testing.assert_allclose(found["style_mean"], styles.mean(0), atol=1e-5)
+    np.testing.assert_allclose(found["style_deviation"], styles.std(0), atol=1e-5)
+    gain = np.ravel(found["styles"]["gain"])
+    assert gain.shape == (5,) and (gain > 0).all() and set(gain.argsort()[-2:]) == {2, 3}
+    # What is added starts without a say, and the rest as any network.
+    assert not created.batch_stats
+    for path, leaf in jax.tree_util.tree_leaves_with_path(created.params):
+        names = [key.key for key in path]
+        if names[-1] != "kernel" or (names[0] == "generator" and names[1] in kept):
+            continue
+        zero = names[-2] in ("rest", "scene", "both", "change", "share", "logit")
+        assert np.any(leaf) != zero, names
+
+
+def test_a_run_on_a_pretrained_generator_starts_from_its_stage_before(tmp_path):
+    with tiny.small_source():
+        start = states.create(_prior_config("seed=5"))
+        moved = jax.tree.map(lambda x: x + 0.5, start.variables)
+        export(
+            tmp_path / "start.safetensors", _prior_config(), moved, steps=0, command="identitydp"
+        )
+        found = states.create(_prior_config(), start_from=tmp_path / "start.safetensors")
+    for value, given in zip(
+        jax.tree.leaves(found.params), jax.tree.leaves(moved["params"]), strict=True
+    ):
+        np.testing.assert_array_equal(value, np.float32(np.float16(given)))
 
 
 def test_optimizer_keeps_two_moments_per_parameter(state):

@@ -58,10 +58,10 @@ def _mesh(devices):
     return jax.make_mesh((devices,), ("data",), (AxisType.Auto,), devices=jax.devices()[:devices])
 
 
-def _statistics(devices, *overrides):
+def _statistics(devices, *overrides, **kind):
     """Statistics over this many devices, with variables and batches placed as in training."""
-    config, mesh = tiny.training_config(*_SEEN_WHOLE, *overrides), _mesh(devices)
-    variables = tiny.variables(network_config(config))
+    config, mesh = tiny.training_config(*_SEEN_WHOLE, *overrides, **kind), _mesh(devices)
+    variables = {"batch_stats": {}, **tiny.variables(network_config(config))}
     held = sharding.state_shardings(variables, mesh, fsdp=config.fsdp)
     return statistics.population_statistics(
         config,
@@ -96,6 +96,11 @@ def test_statistics_are_those_of_the_augmented_faces(one):
     first = one["encoder"]["down0_norm"]["norm"]
     np.testing.assert_allclose(first["mean"], convolved.mean((0, 1, 2)), atol=1e-4)
     np.testing.assert_allclose(first["var"], convolved.var((0, 1, 2)), rtol=1e-3)
+
+
+def test_a_network_without_batch_norm_has_none():
+    with tiny.small_source():
+        assert _statistics(1, "network.coarse=64", name="prior128") == {}
 
 
 def test_eight_devices_that_share_the_parameters_find_what_one_finds(one):

@@ -115,6 +115,25 @@ def test_metrics_are_finite_and_add_up(config, once):
     assert 0 < abs(metrics["cosine_twin"]) <= 1
 
 
+def test_a_step_on_a_pretrained_generator_has_its_terms_and_holds_its_layers(monkeypatch):
+    held = []
+    monkeypatch.setattr(steps.prior, "hold", lambda generator: held.append(generator) or generator)
+    config = tiny.training_config("network.coarse=64", "loss.attributes=0", name="prior128")
+    mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,), devices=jax.devices()[:1])
+    pictures = jax.ShapeDtypeStruct((config.batch_size, 64, 128, 3), np.uint8)
+    with tiny.small_source():
+        state = states.shapes(config)
+        after, metrics = jax.eval_shape(
+            make_step(config, tiny.encode, mesh, frozen=False),
+            state, tiny.encoder_params(), pictures, jax.random.key(0),
+        )  # fmt: skip
+    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
+    assert {name for name, weight in config.loss.items() if weight} <= {
+        *metrics, "kind", "reduction",
+    }  # fmt: skip
+    assert held and held[0].keys() == state.params["generator"].keys()
+
+
 def test_the_population_stays_as_it_was_measured(once):
     before, after, _ = once
     jax.tree.map(np.testing.assert_array_equal, before.population, after.population)

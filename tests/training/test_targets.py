@@ -20,7 +20,9 @@ def _unit(count, seed=0):
 
 def _mixture(**values):
     shares = {"same": 0.15, "twin": 0.2, "other": 0.3, "noised": 0.25}
-    return ml_collections.ConfigDict({**shares, "epsilon": (4000.0, 10000.0), **values})
+    return ml_collections.ConfigDict(
+        {**shares, "epsilon": (4000.0, 10000.0), "anchored": False, **values}
+    )
 
 
 def _only(name, **values):
@@ -81,6 +83,27 @@ def test_noised_and_random_identities_are_brought_to_the_population():
     for name, expected in (("same", own), ("twin", own), ("other", np.roll(own, 1, axis=0))):
         found, _ = _drawn(own, 2, _only(name), population)
         np.testing.assert_array_equal(found, expected)
+
+
+def test_anchored_noised_identities_come_to_the_next_face_as_noise_takes_their_own():
+    own, next_face = _people(), np.roll(_people(), 1, axis=0)
+    centred = [np.asarray(x) - np.mean(own, axis=0) for x in (own, next_face)]
+
+    def alike(**values):
+        found = _drawn(own, 2, _only("noised", **values))[0]
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+        return [np.mean((found * faces).sum(1)) for faces in centred]
+
+    mine, others = alike(epsilon=(60.0, 60.0), anchored=True)
+    assert others > 0.9 * np.mean((centred[1] * next_face).sum(1)) and mine < 0.2 * others
+    mine, others = alike(epsilon=(1e5, 1e5), anchored=True)
+    assert mine > 3 * others
+    _, others = alike(epsilon=(60.0, 60.0))
+    assert abs(others) < 0.02
+    # Identities of another kind are not anchored.
+    for name in ("same", "other"):
+        plain, anchored = (_drawn(own, 2, _only(name, anchored=x))[0] for x in (False, True))
+        np.testing.assert_array_equal(plain, anchored)
 
 
 def test_noise_tells_the_cosine_that_it_leaves():
