@@ -48,24 +48,24 @@ def get_config():
             "kind": "hinge",
             "reduction": "mean",
             "adversarial": 0.0,
-            "identity": 10.0,
+            "identity": 8.0,
             "attributes": 0.0,
             "reconstruction": 100.0,
             "texture": 0.0,
-            "leak": 10.0,
+            "leak": 6.0,
             "colour": 100.0,
             "detail": 20.0,
-            "landmarks": 8.0,
+            "landmarks": 16.0,
             # Of a pretrained generator: what is around the face where it is known, the rim of the
             # region always, styles no stranger than those of nobody's faces, small modulation.
             "surroundings": 50.0,
             "edge": 20.0,
             "seam": 10.0,
             "styles": 1.0,
-            "modulation": 0.3,
+            "modulation": 10.0,
         }
     )
-    config.learning_rate = 5e-4
+    config.learning_rate = 2e-4
     config.momentum = 0.9
     config.clip = 5.0
     config.average_decay = 0.998
