@@ -7,11 +7,14 @@ import hashlib
 import pathlib
 from collections.abc import Callable
 
+import numpy as np
+
 from identitydp_jax import __version__
-from identitydp_jax.anonymize import compositing, files, images, methods, photos
+from identitydp_jax.anonymize import compositing, files, images, methods, photos, second_opinion
 from identitydp_jax.anonymize.manifest import Manifest, sha256
 from identitydp_jax.checks import UserError
 from identitydp_jax.data.detection import Detector
+from identitydp_jax.data.second_detector import SecondDetector
 from identitydp_jax.privacy import keys, ledger, setting
 from identitydp_jax.privacy.accounting import Budget
 
@@ -28,6 +31,7 @@ class Batch:
     min_face: int
     on_no_face: str
     account: photos.Account | None = None
+    second: SecondDetector | None = None
 
     @classmethod
     def prepare(cls, args) -> "Batch":
@@ -38,7 +42,8 @@ class Batch:
         else:
             master = keys.load_or_create(args.key_file or keys.default_path())
         account = _account(args, method, master)
-        return cls(method, Detector(), master, args.min_face, args.on_no_face, account)
+        second = SecondDetector() if args.check == "on" else None
+        return cls(method, Detector(), master, args.min_face, args.on_no_face, account, second)
 
     def describe(self) -> str:
         """Return one line for the user: method, key, and whether the noise is a secret."""
@@ -88,11 +93,14 @@ class Batch:
                 detector=self.detector,
                 min_face=self.min_face,
                 account=self.account,
+                second=self.second,
             )
         except photos.NoFaceFound:
             if self.on_no_face == "blur":
                 return compositing.blur_photo(pixels), "blurred", []
             if self.on_no_face == "copy":
+                if self.second is not None:
+                    second_opinion.check_covered(pixels, np.zeros((0, 4)), self.second)
                 return pixels, "copied", []
             raise UserError(
                 "no face found, so nothing is written (--on-no-face blur or copy changes that)"

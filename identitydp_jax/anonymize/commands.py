@@ -52,6 +52,13 @@ def add_parser(subparsers) -> None:
         help="a photo without a face that the detector sees: write nothing and fail (the default),"
         " write it blurred beyond recognition, or copy its pixels AS THEY ARE",
     )
+    parser.add_argument(
+        "--check",
+        choices=("on", "off"),
+        default="on",
+        help="look at each result again, and withhold it if a second detector sees a face that was"
+        " not replaced or a face is still the original's (%(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ import hashlib
 
 import numpy as np
 
-from identitydp_jax.anonymize import compositing
+from identitydp_jax.anonymize import compositing, second_opinion
 from identitydp_jax.anonymize.methods import IdentityDP, Method
 from identitydp_jax.checks import UserError
 from identitydp_jax.data import alignment
@@ -61,6 +61,7 @@ def anonymize_photo(
     detector,
     min_face: int = MIN_FACE,
     account: Account | None = None,
+    second=None,
 ) -> tuple[np.ndarray, list[FaceRecord]]:
     """Return a photo in which every face that the detector finds is replaced.
 
@@ -79,12 +80,15 @@ def anonymize_photo(
       account: where an `IdentityDP` charges what it releases, before anything is drawn of it.
         Without one nothing is charged or remembered, and several releases of a person under
         several keys average out unnoticed.
+      second: `data.second_detector.SecondDetector`, with which the result is looked at again;
+        None leaves that out.
 
     Returns:
       uint8 (H, W, 3), and one record per face from the smallest to the largest.
 
     Raises:
       NoFaceFound: the detector finds no face.
+      FaceLeft: a look at the result finds a face that may be as it was, see `second_opinion`.
       UserError: the account has a subject and the photo several faces, the ledger's budget forbids
         it, the ledger can't be written, or the photo is one of those that the method's calibration
         was measured on.
@@ -95,6 +99,8 @@ def anonymize_photo(
     found = detector.detect(photo)
     if len(found) == 0:
         raise NoFaceFound("no face found")
+    # Keys, subjects and records name a face by whole pixels: rounded once, they agree.
+    found = dataclasses.replace(found, boxes=np.rint(found.boxes))
     sides = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1)
     found, sides = found[np.argsort(sides, kind="stable")], np.sort(sides)
     size = method.resolution
@@ -117,6 +123,11 @@ def anonymize_photo(
             drawn, entries = _draw_charged(method, crops, account, master, digest, boxes)
             charged = dict(zip(aligned, entries, strict=True))
         compositing.paste(result, drawn, matrices)
+        if second is not None:
+            after = np.stack([alignment.crop(result, m, size) for m in matrices])
+            second_opinion.check_changed(method, crops, after)
+    if second is not None:
+        second_opinion.check_covered(result, found.boxes, second)
     return result, [_record(found, i, frame, charged.get(i)) for i, frame in enumerate(frames)]
 
 
@@ -135,9 +146,8 @@ def _frame(found, index: int, size: int, too_small: bool) -> np.ndarray | str:
         matrix = alignment.similarity(found.points[index], size)
     except UserError as error:
         return str(error)
-    if not compositing.covers(matrix, found.boxes[index], size):
-        return "the five points do not fit the box of the face"
-    return matrix
+    frame = compositing.cover(matrix, found.boxes[index], size)
+    return "the five points do not fit the box of the face" if frame is None else frame
 
 
 def _face_keys(master, digest: bytes, boxes, policy: str):
@@ -149,7 +159,7 @@ def _face_keys(master, digest: bytes, boxes, policy: str):
 def _draw_charged(method: IdentityDP, crops, account: Account, master, digest: bytes, boxes):
     """Return the faces drawn, and the entries of the ledger that they are charged by."""
     if account.subject is None:
-        corners = np.rint(np.asarray(boxes, np.float64)).astype(">i8")
+        corners = boxes.astype(">i8")
         subjects = [hashlib.sha256(digest + box.tobytes()).digest() for box in corners]
         face_keys = _face_keys(master, digest, boxes, method.policy)
     elif len(crops) == 1:
@@ -175,7 +185,7 @@ def _draw_charged(method: IdentityDP, crops, account: Account, master, digest: b
 
 
 def _record(found, index: int, frame, charged: dict | None) -> FaceRecord:
-    box = tuple(int(side) for side in np.rint(found.boxes[index]))
+    box = tuple(int(side) for side in found.boxes[index])
     score = round(float(found.scores[index]), 3)
     if isinstance(frame, str):
         return FaceRecord(box, score, "pixelated", frame)

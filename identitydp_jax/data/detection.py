@@ -101,7 +101,7 @@ class Detector:
             certain = seen.scores >= _SURE
             faces += [seen[certain], found[sure & ~certain & (seen.scores > 0)]]
             found, sure, seen = found[~certain], sure[~certain], seen[~certain]
-        return _surest(faces)
+        return surest(faces)
 
     def detect_once(self, image: np.ndarray) -> Detections:
         """Run the network once on uint8 (H, W, 3) as it is.
@@ -115,13 +115,13 @@ class Detector:
         """Return what may be a face, and bool (N,): what is one unless a look sees nothing."""
         found, sure = [], []
         own = max(photo.shape[:2])
-        image = _resize(photo, max(_LARGEST, own))
+        image = resize(photo, max(_LARGEST, own))
         for side, turns in _plan(max(_LARGEST, own)):
-            image = _resize(image, side)
-            grow = _growth(photo, image)
+            image = resize(image, side)
+            grow = growth(photo, image)
             for turn in range(turns):
                 turned = self._search_turned(image, 2 * np.pi * turn / turns)
-                found.append(_mapped(turned, grow))
+                found.append(mapped(turned, grow))
                 plain = turn == 0 and side <= max(640, 1.25 * own)  # not blurred by enlarging
                 sure.append((turned.scores >= _SCORE) & plain)
         every, sure = _concatenate(found), np.concatenate(sure)
@@ -132,9 +132,9 @@ class Detector:
     def _search_turned(self, image: np.ndarray, angle: float) -> Detections:
         """Search `image` turned by an angle in radians; answer in its own frame."""
         found = []
-        for corner, tile in _tiles(image, angle):
+        for corner, tile in tiles(image, angle):
             _, seen = self._run(tile[None], _CANDIDATE)
-            found.append(_mapped(seen[_distinct(seen)], corner))
+            found.append(mapped(seen[_distinct(seen)], corner))
         return _concatenate(found)
 
     def _look(self, photo: np.ndarray, found: Detections) -> Detections:
@@ -148,7 +148,7 @@ class Detector:
             order = np.argsort(seen.scores, kind="stable")
             order = order[_shared(_EXPECTED, seen.boxes[order]) >= _SAME_FACE]
             for index, row in dict(zip(image[order], order, strict=True)).items():
-                one = _mapped(seen[row : row + 1], cv2.invertAffineTransform(part[index]))
+                one = mapped(seen[row : row + 1], cv2.invertAffineTransform(part[index]))
                 if _inside(one, photo).all():
                     place = start + index
                     looked.boxes[place], looked.points[place] = one.boxes[0], one.points[0]
@@ -196,7 +196,7 @@ def _plan(side: int):
         side, turns = math.ceil(side / 2), 4
 
 
-def _resize(image: np.ndarray, side: int) -> np.ndarray:
+def resize(image: np.ndarray, side: int) -> np.ndarray:
     """Return the image with a long side of so many pixels."""
     height, width = image.shape[:2]
     factor = side / max(height, width)
@@ -205,13 +205,13 @@ def _resize(image: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=how)
 
 
-def _growth(photo: np.ndarray, image: np.ndarray) -> np.ndarray:
+def growth(photo: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Return the map (2, 3) from a resized photo to the photo; pixel centres are whole numbers."""
     growth = np.array(photo.shape[1::-1]) / image.shape[1::-1]
     return np.column_stack([np.diag(growth), (growth - 1) / 2])
 
 
-def _tiles(image: np.ndarray, angle: float):
+def tiles(image: np.ndarray, angle: float):
     """Yield the tiles of a turned image, each after the map (2, 3) from it to the image."""
     height, width = image.shape[:2]
     c, s = np.cos(angle), np.sin(angle)
@@ -264,7 +264,7 @@ def _frames(found: Detections) -> np.ndarray:
 _EXPECTED = (_CROP - 1) / 2 + _FACE / 2 * np.array([-_WIDTH, -1, _WIDTH, 1])
 
 
-def _mapped(found: Detections, matrix: np.ndarray) -> Detections:
+def mapped(found: Detections, matrix: np.ndarray) -> Detections:
     """Return detections after a map (2, 3); a turned box is that of the ellipse in it."""
     linear, shift = matrix[:, :2], matrix[:, 2]
     centres = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2 @ linear.T + shift
@@ -294,7 +294,8 @@ def _distinct(found: Detections) -> np.ndarray:
     return usable[np.array(kept, np.intp)]
 
 
-def _surest(found: list[Detections]) -> Detections:
+def surest(found: list[Detections]) -> Detections:
+    """Return the surest of several detections of each face, from all the looks at a photo."""
     every = _concatenate(found)
     return every[_distinct(every)]
 

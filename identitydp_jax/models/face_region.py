@@ -5,7 +5,7 @@ import numpy as np
 
 # An ellipse in shares of the frame. The inner 85 % of the detector's box reach from 0.27 to 0.74
 # across and from 0.26 to 0.86 down in the median photo.
-_CENTRE = (0.5, 0.57)
+CENTRE = (0.5, 0.57)
 _RADII = (0.36, 0.40)
 FEATHER = 0.15  # depth at which it is 1
 _FULL_INSIDE, _NONE_INSIDE = 0.30, 0.15  # depths
@@ -16,7 +16,7 @@ def depth(across, down):
 
     Coordinates are shares of the frame.
     """
-    x, y = (across - _CENTRE[0]) / _RADII[0], (down - _CENTRE[1]) / _RADII[1]
+    x, y = (across - CENTRE[0]) / _RADII[0], (down - CENTRE[1]) / _RADII[1]
     return np.clip(1.0 - np.hypot(x, y), 0.0, 1.0)
 
 

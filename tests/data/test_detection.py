@@ -28,7 +28,7 @@ def _found(*rows):
 def test_one_face_found_twice_is_kept_once():
     whole, again, part = (10, 10, 50, 60, 0.8), (12, 11, 52, 61, 0.9), (30, 12, 50, 58, 0.5)
     neighbour = (48, 10, 90, 60, 0.7)
-    merged = detection._surest([_found(whole, part), _found(again, neighbour)])
+    merged = detection.surest([_found(whole, part), _found(again, neighbour)])
     np.testing.assert_allclose(merged.scores, [0.9, 0.7])
 
 
@@ -37,12 +37,12 @@ def test_one_face_found_twice_is_kept_once():
 def test_a_face_within_the_box_of_a_larger_one_is_another(place, side):
     x, y = place
     large, small = (0, 0, 100, 130, 0.8), (x, y, x + side, y + side, 0.9)
-    assert len(detection._surest([_found(large), _found(small)])) == 2
+    assert len(detection.surest([_found(large), _found(small)])) == 2
 
 
 def test_boxes_without_area_are_dropped():
     broken = (5, 5, 5, 9, 0.9), (8, 8, 4, 12, 0.9), (np.nan, 0, 9, 9, 0.9)
-    assert len(detection._surest([_found(*broken)])) == 0
+    assert len(detection.surest([_found(*broken)])) == 0
 
 
 @pytest.mark.parametrize("turn", range(8))
@@ -52,7 +52,7 @@ def test_what_a_turned_tile_shows_comes_back_to_its_place(turn, shape):
     y, x = shape[0] - 21, 18
     cv2.circle(image, (x, y), 3, (255, 255, 255), -1)
     found = []
-    for matrix, tile in detection._tiles(image, 2 * np.pi * turn / 8):
+    for matrix, tile in detection.tiles(image, 2 * np.pi * turn / 8):
         if tile.max() > 200:
             rows, columns = np.nonzero(tile[..., 0] > 200)
             found.append(matrix @ [columns.mean(), rows.mean(), 1])
@@ -63,7 +63,7 @@ def test_what_a_turned_tile_shows_comes_back_to_its_place(turn, shape):
 def test_no_part_of_a_turned_image_is_left_out():
     image = np.full((900, 1400, 3), 255, np.uint8)
     seen = np.zeros((900, 1400), bool)
-    for matrix, tile in detection._tiles(image, np.pi / 4):
+    for matrix, tile in detection.tiles(image, np.pi / 4):
         back = cv2.warpAffine(tile, matrix, (1400, 900))
         seen |= back[..., 0] > 250
     assert seen[2:-2, 2:-2].all()
@@ -71,10 +71,10 @@ def test_no_part_of_a_turned_image_is_left_out():
 
 def test_a_turned_box_is_that_of_the_ellipse_in_it():
     found = _found((10, 20, 50, 80, 0.9))
-    quarter = detection._mapped(found, np.array([[0, -1, 100], [1, 0, 0]], np.float64))
+    quarter = detection.mapped(found, np.array([[0, -1, 100], [1, 0, 0]], np.float64))
     np.testing.assert_allclose(quarter.boxes[0], [20, 10, 80, 50], atol=1e-4)
     c = np.cos(np.pi / 4)
-    eighth = detection._mapped(found, np.array([[c, -c, 0], [c, c, 0]])).boxes[0]
+    eighth = detection.mapped(found, np.array([[c, -c, 0], [c, c, 0]])).boxes[0]
     np.testing.assert_allclose(eighth[2:] - eighth[:2], 2 * np.hypot(20, 30) * c, rtol=1e-5)
 
 
