@@ -8,11 +8,22 @@ import pathlib
 import stat
 from collections.abc import Callable
 
+import numpy as np
+
 from identitydp_jax import __version__, storage
-from identitydp_jax.anonymize import files, formats, images, methods, photos, transparency
+from identitydp_jax.anonymize import (
+    files,
+    formats,
+    images,
+    methods,
+    photos,
+    second_opinion,
+    transparency,
+)
 from identitydp_jax.anonymize.manifest import INTENDED, Manifest, sealed, sha256
 from identitydp_jax.checks import UserError
 from identitydp_jax.data.detection import Detector
+from identitydp_jax.data.second_detector import SecondDetector
 from identitydp_jax.models import declared
 from identitydp_jax.privacy import keys, ledger, ledger_head, setting
 from identitydp_jax.privacy.accounting import Budget
@@ -30,6 +41,7 @@ class Batch:
     on_no_face: str
     account: photos.Account | None = None
     other_format: str = "PNG"  # of a photo whose own format cannot be written here
+    second: SecondDetector | None = None
 
     @classmethod
     def prepare(cls, args) -> "Batch":
@@ -46,8 +58,17 @@ class Batch:
         else:
             master = keys.load_or_create(args.key_file or keys.default_path())
         account = _account(args, method, master)
-        other = args.other_format.upper()
-        return cls(method, Detector(), master, args.min_face, args.on_no_face, account, other)
+        second = SecondDetector() if args.check == "on" else None
+        return cls(
+            method,
+            Detector(),
+            master,
+            args.min_face,
+            args.on_no_face,
+            account,
+            other_format=args.other_format.upper(),
+            second=second,
+        )
 
     def __enter__(self) -> "Batch":
         """Return itself."""
@@ -135,11 +156,14 @@ class Batch:
                 detector=self.detector,
                 min_face=self.min_face,
                 account=self.account,
+                second=self.second,
             )
         except photos.NoFaceFound:
             if self.on_no_face == "blur":
                 return transparency.blur(pixels), "blurred", []
             if self.on_no_face == "copy":
+                if self.second is not None:
+                    second_opinion.check_covered(pixels, np.zeros((0, 4)), self.second)
                 return pixels, "copied", []
             raise UserError(
                 "no face found, so nothing is written (--on-no-face blur or copy changes that)"
@@ -155,6 +179,7 @@ class Batch:
             "key": keys.commitment(self.master),
             "min_face": self.min_face,
             "on_no_face": self.on_no_face,
+            "check": self._check,
         }
 
     def _describe_face(self, record: photos.FaceRecord) -> dict:
@@ -164,9 +189,15 @@ class Batch:
             face |= self.method.face_record
         return face
 
+    @property
+    def _check(self) -> str:
+        """As the option has it: what nobody looked at again is not done for a run that does."""
+        return "off" if self.second is None else "on"
+
     def _tag(self, data: bytes) -> str:
         """Return a keyed hash of the input and all that changes its result, to recognise it by."""
-        options = f"min_face={self.min_face};on_no_face={self.on_no_face};{self.method.recipe}"
+        options = f"min_face={self.min_face};on_no_face={self.on_no_face};check={self._check};"
+        options += self.method.recipe
         if self.account is not None and self.account.subject is not None:
             options += f";subject={self.account.subject}"
         return keys.tag(self.master, digest=hashlib.sha256(data).digest(), text=options)

@@ -80,6 +80,13 @@ def add_parser(subparsers) -> None:
         default="png",
         help="what a photo becomes whose own format can be read here but not written (%(default)s)",
     )
+    parser.add_argument(
+        "--check",
+        choices=("on", "off"),
+        default="on",
+        help="look at each result again, and withhold it if a second detector sees a face that was"
+        " not replaced or a face is still the original's (%(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

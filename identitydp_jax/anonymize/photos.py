@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 
 from identitydp_jax import checks
-from identitydp_jax.anonymize import compositing, transparency
+from identitydp_jax.anonymize import compositing, second_opinion, transparency
 from identitydp_jax.anonymize.methods import IdentityDP, Method
 from identitydp_jax.checks import UserError
 from identitydp_jax.data import alignment
@@ -61,15 +61,17 @@ def anonymize_photo(
     detector,
     min_face: int = MIN_FACE,
     account: Account | None = None,
+    second=None,
 ) -> tuple[np.ndarray, list[FaceRecord]]:
     """Return a photo in which every face that the detector finds is replaced.
 
     A face that is too small, or whose points fit no frame, is pixelated: none is left as it was.
     The guarantee is the method's, for each anonymized face: with `IdentityDP` that of
     `privacy.mechanism`, given what is published as it is: the attribute maps, the alignment that
-    places the face, the detector's boxes, whether a face was pixelated and why, and the photo
-    around the region that is replaced, which shows through at its rim. The result is a function of
-    the pixels, the master key, the method, `min_face` and what the ledger remembers.
+    places the face, the detector's boxes, whether a face was pixelated and why, the photo around
+    the region that is replaced, which shows through at its rim, and with `second` whether the photo
+    is withheld. The result is a function of the pixels, the master key, the method, `min_face` and
+    what the ledger remembers.
 
     Args:
       method: what replaces the faces, from `methods`.
@@ -82,12 +84,15 @@ def anonymize_photo(
       account: where an `IdentityDP` charges what it releases, before anything is drawn of it.
         Without one nothing is charged or remembered, and several releases of a person under
         several keys average out unnoticed.
+      second: `data.second_detector.SecondDetector`, with which the result is looked at again;
+        None leaves that out.
 
     Returns:
       uint8 of the photo's shape, and one record per face from the smallest to the largest.
 
     Raises:
       NoFaceFound: the detector finds no face.
+      FaceLeft: a look at the result finds a face that may be as it was, see `second_opinion`.
       UserError: the account has a subject and the photo several faces, the ledger's budget forbids
         it, the ledger can't be written, or the photo is one of those that the method's calibration
         was measured on, or no such array.
@@ -99,6 +104,8 @@ def anonymize_photo(
         method.setting.check_disjoint(digest)
     if len(found) == 0:
         raise NoFaceFound("no face found")
+    # Keys, subjects and records name a face by whole pixels: rounded once, they agree.
+    found = dataclasses.replace(found, boxes=np.rint(found.boxes))
     sides = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1)
     found, sides = found[np.argsort(sides, kind="stable")], np.sort(sides)
     size = method.resolution
@@ -110,7 +117,7 @@ def anonymize_photo(
     blotted = [found.boxes[i] for i in range(len(frames)) if i not in aligned]
     for box in blotted:
         compositing.pixelate(result, box)
-    charged, matrices, side = {}, [], size
+    charged, placed, side = {}, [], size
     if aligned:
         matrices = np.stack([frames[i] for i in aligned])
         crops = np.stack([alignment.crop(result, m, size) for m in matrices])
@@ -122,11 +129,16 @@ def anonymize_photo(
             drawn, entries = _draw_charged(method, crops, account, master, digest, boxes)
             charged = dict(zip(aligned, entries, strict=True))
         side = drawn.shape[1]
-        matrices = matrices * (side / size)
-        compositing.paste(result, drawn, matrices)
+        placed = matrices * (side / size)
+        compositing.paste(result, drawn, placed)
+        if second is not None:
+            after = np.stack([alignment.crop(result, m, size) for m in matrices])
+            second_opinion.check_changed(method, crops, after)
     if alpha is not None:
-        compositing.level_alpha(alpha, blotted, matrices, side)
+        compositing.level_alpha(alpha, blotted, placed, side)
         result = np.dstack([result, alpha])
+    if second is not None:
+        second_opinion.check_covered(result, found.boxes, second)
     return result, [_record(found, i, frame, charged.get(i)) for i, frame in enumerate(frames)]
 
 
@@ -153,9 +165,8 @@ def _frame(found, index: int, size: int, too_small: bool) -> np.ndarray | str:
         matrix = alignment.similarity(points, size)
     except UserError as error:
         return str(error)
-    if not compositing.covers(matrix, found.boxes[index], size):
-        return "the five points do not fit the box of the face"
-    return matrix
+    frame = compositing.cover(matrix, found.boxes[index], size)
+    return "the five points do not fit the box of the face" if frame is None else frame
 
 
 def _face_keys(master, digest: bytes, crops, boxes, policy: str):
@@ -171,7 +182,7 @@ def _face_keys(master, digest: bytes, crops, boxes, policy: str):
 def _draw_charged(method: IdentityDP, crops, account: Account, master, digest: bytes, boxes):
     """Return the faces drawn, and the entries of the ledger that they are charged by."""
     if account.subject is None:
-        corners = np.rint(np.asarray(boxes, np.float64)).astype(">i8")
+        corners = boxes.astype(">i8")
         subjects = [hashlib.sha256(digest + box.tobytes()).digest() for box in corners]
         face_keys = _face_keys(master, digest, crops, boxes, method.policy)
     elif len(crops) == 1:
@@ -197,7 +208,7 @@ def _draw_charged(method: IdentityDP, crops, account: Account, master, digest: b
 
 
 def _record(found, index: int, frame, charged: dict | None) -> FaceRecord:
-    box = tuple(int(side) for side in np.rint(found.boxes[index]))
+    box = tuple(int(side) for side in found.boxes[index])
     if isinstance(frame, str):
         return FaceRecord(box, "pixelated", frame)
     return FaceRecord(box, "anonymized", charged=charged)

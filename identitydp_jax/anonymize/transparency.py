@@ -24,17 +24,27 @@ def look(photo: np.ndarray, detector) -> tuple[np.ndarray, np.ndarray | None, De
     Returns:
       uint8 (H, W, 3), uint8 (H, W) or None without alpha, and what the detector found in the first.
     """
-    if photo.shape[2] == 3:
-        return photo, None, detector.detect(photo)
-    colours, alpha = np.ascontiguousarray(photo[..., :3]), photo[..., 3].copy()
+    alpha = photo[..., 3].copy() if photo.shape[2] == 4 else None
+    shown = views(photo)
+    colours = next(shown)
     found = detector.detect(colours)
-    if alpha.min() < alpha.max():
-        for background in (_WHITE, _BLACK):
-            flat = flatten(photo, background)
-            seen = detector.detect(flat)
-            if not all(_is_among(box, found.boxes) for box in seen.boxes):
-                return flat, np.full_like(alpha, 255), seen
+    for flat in shown:
+        seen = detector.detect(flat)
+        if not all(_is_among(box, found.boxes) for box in seen.boxes):
+            return flat, np.full_like(alpha, 255), seen
     return colours, alpha, found
+
+
+def views(photo: np.ndarray):
+    """Yield what may be seen of a photo, (H, W, 3): its colours and, where alpha varies, flattened.
+
+    Args:
+      photo: uint8 (H, W, 3) sRGB, or (H, W, 4) with straight alpha.
+    """
+    yield np.ascontiguousarray(photo[..., :3])
+    if photo.shape[2] == 4 and photo[..., 3].min() < photo[..., 3].max():
+        for background in (_WHITE, _BLACK):
+            yield flatten(photo, background)
 
 
 def flatten(photo: np.ndarray, background: int = _WHITE) -> np.ndarray:

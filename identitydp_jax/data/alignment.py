@@ -37,11 +37,17 @@ def similarity(points: np.ndarray, size: int) -> np.ndarray:
     spread = np.sum(np.abs(z - z.mean()) ** 2)
     if spread < 1.0:  # a face less than a pixel wide is no face
         raise UserError("the five points of the face coincide")
-    a = np.sum(np.conj(z - z.mean()) * (w - w.mean())) / spread
+    a = _correlation(z, w) / spread
     if abs(a) ** 2 * spread < 0.1 * np.sum(np.abs(w - w.mean()) ** 2):
         raise UserError("the five points of the face do not lie like a face")
     b = w.mean() - a * z.mean()
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+def rotation(points: np.ndarray) -> np.ndarray:
+    """Return the complex numbers (...) of modulus 1 that turn faces' points (..., 5, 2) upright."""
+    a = _correlation(points @ np.array([1, 1j]), TEMPLATE @ np.array([1, 1j]))
+    return np.exp(1j * np.angle(np.nan_to_num(a)))
 
 
 def crop(photo: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
@@ -114,6 +120,10 @@ def _region(photo, matrix, size):
     left, top = max(0, left - margin), max(0, top - margin)
     region = photo[top : bottom + margin, left : right + margin]
     return region, np.array([[1.0, 0, -left], [0, 1, -top], [0, 0, 1]])
+
+
+def _correlation(z: np.ndarray, w: np.ndarray) -> complex:
+    return np.sum(np.conj(z - z.mean(axis=-1, keepdims=True)) * (w - w.mean()), axis=-1)
 
 
 def _scaling(factor: int) -> np.ndarray:

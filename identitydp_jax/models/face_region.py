@@ -5,7 +5,7 @@ import numpy as np
 
 # An ellipse in shares of the frame. The inner 85 % of the detector's box reach from 0.27 to 0.74
 # across and from 0.26 to 0.86 down in the median photo.
-_CENTRE = (0.5, 0.57)
+CENTRE = (0.5, 0.57)
 _RADII = (0.36, 0.40)
 # A rounded rectangle: centre and half width and height to where it ends. Of the points of brows,
 # eyes, nose and mouth of 100 generated faces 99.5 % lie where it is 1/2 or more.
@@ -19,7 +19,7 @@ def depth(across, down):
 
     Coordinates are shares of the frame.
     """
-    x, y = (across - _CENTRE[0]) / _RADII[0], (down - _CENTRE[1]) / _RADII[1]
+    x, y = (across - CENTRE[0]) / _RADII[0], (down - CENTRE[1]) / _RADII[1]
     return np.clip(1.0 - np.hypot(x, y), 0.0, 1.0)
 
 

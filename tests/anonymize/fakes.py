@@ -77,6 +77,13 @@ def paint(model, faces, identities):
     return painted
 
 
+def embed(model, faces):
+    """Embed what `paint` painted, which has no blue, as one person, and all else as another."""
+    middle = faces.shape[1] // 2
+    painted = faces[:, middle, middle, 2] < 30
+    return np.eye(2, dtype=np.float32)[painted.astype(int)]
+
+
 def picture(*boxes, size=(120, 160)):
     """A grey gradient, uint8 (H, W, 3), with magenta ellipses in boxes (l, t, r, b)."""
     pixels = np.zeros((*size, 3), np.uint8)

@@ -492,3 +492,20 @@ def test_folders_without_permission(photo, capsys):
     assert _run("in", "locked") == 1
     assert _run("in", "--output", "locked/out") == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_photo_with_a_face_that_was_not_replaced_is_withheld(photo, capsys, monkeypatch):
+    save(photo, picture(FACE, (100, 30, 140, 85)))
+    monkeypatch.setattr(batch, "Detector", lambda: FixedDetector([FACE]))
+    assert _run("in") == 1
+    assert "second detector sees another face at 100, 30, 140, 85" in capsys.readouterr().err
+    assert not pathlib.Path("out/photo.png").exists()
+    assert _run("in", "--check", "off") == 0
+    assert _shows_marker("out/photo.png")
+
+
+def test_a_photo_is_not_copied_if_the_second_detector_sees_a_face(photo, monkeypatch):
+    monkeypatch.setattr(batch, "Detector", lambda: FixedDetector(np.zeros((0, 4))))
+    assert _run("in", "--on-no-face", "copy") == 1
+    assert not pathlib.Path("out/photo.png").exists()
+    assert _run("in", "--on-no-face", "copy", "--check", "off") == 0

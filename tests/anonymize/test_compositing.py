@@ -149,6 +149,19 @@ def test_covers():
     assert not compositing.covers(frame, np.array([60, 60, 400, 400]), SIZE)
 
 
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_frame_follows_a_head_turned_aside_but_not_a_profile(side):
+    frame = _frame(100, 100, 256)
+    box = np.array([160, 147, 300, 335], np.float64)
+    np.testing.assert_array_equal(compositing.cover(frame, box, SIZE), frame)
+    aside = box + side * np.array([38, 0, 38, 0])
+    assert not compositing.covers(frame, aside, SIZE)
+    moved = compositing.cover(frame, aside, SIZE)
+    assert compositing.covers(moved, aside, SIZE)
+    assert 0 < np.abs(moved - frame).max() <= 0.08 * SIZE
+    assert compositing.cover(frame, box + side * np.array([70, 0, 70, 0]), SIZE) is None
+
+
 @pytest.mark.parametrize("box", [(50, 40, 90, 100), (-20, -20, 30, 30), (50.2, 40.7, 52.1, 42.2)])
 def test_pixelated_boxes_lose_their_content(box):
     box = np.array(box, np.float32)

@@ -7,7 +7,7 @@ import pytest
 from fakes import FakeModel, FixedDetector, MarkerDetector, paint, picture, points_in, release
 from PIL import Image
 
-from identitydp_jax.anonymize import commands, faces, photos
+from identitydp_jax.anonymize import commands, faces, photos, second_opinion
 from identitydp_jax.anonymize.methods import Baseline, IdentityDP
 from identitydp_jax.checks import UserError
 from identitydp_jax.privacy import keys
@@ -202,6 +202,42 @@ def test_an_array_of_jax_is_a_photo_too():
     result, records = _anonymize(jnp.asarray(photo))
     expected, same = _anonymize(photo)
     assert type(result) is np.ndarray and (result == expected).all() and records == same
+
+
+def test_a_face_that_only_the_second_detector_sees_withholds_the_photo():
+    photo = picture(*BOXES)
+    with pytest.raises(second_opinion.FaceLeft, match=r"at 100, 30, 140, 85 .*withheld"):
+        _anonymize(photo, detector=FixedDetector(BOXES[:1]), second=MarkerDetector())
+    result, _ = _anonymize(photo, second=MarkerDetector())
+    assert (result == _anonymize(photo)[0]).all()
+
+
+def test_a_face_that_stays_who_it_was_withholds_the_photo(monkeypatch):
+    monkeypatch.setattr(faces, "draw_faces", lambda model, crops, identities: crops)
+    nothing_seen = FixedDetector(np.zeros((0, 4)))
+    for epsilon in (6.0, 10_000.0):
+        method = IdentityDP(FakeModel(), PrivacySetting(epsilon=epsilon))
+        with pytest.raises(second_opinion.FaceLeft, match="still like the original"):
+            _anonymize(picture(*BOXES), method=method, second=nothing_seen)
+    _anonymize(picture(*BOXES), method=Baseline("mask"), second=nothing_seen)
+
+
+def test_what_the_mechanism_leaves_by_design_withholds_nothing():
+    for expected in (0.0, 0.5, 0.99):
+        assert expected < second_opinion.limit(expected) < 1.0
+
+
+def test_keys_subjects_and_records_name_a_face_by_the_same_whole_pixels(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        keys, "face_key", lambda *args, box, face_key=keys.face_key, **rest: (
+            seen.append(tuple(box)),
+            face_key(*args, box=box, **rest),
+        )[1],
+    )  # fmt: skip
+    half = np.array([[20.5, 19.5, 60.49, 75.51]], np.float32)
+    _, records = _anonymize(picture(BOXES[0]), detector=FixedDetector(half))
+    assert seen == [records[0].box] == [(20, 20, 60, 76)]
 
 
 def test_the_command_has_the_same_default():
