@@ -53,7 +53,7 @@ def test_a_mirrored_face_has_mirrored_eyes(monkeypatch):
     mesh[0, corners] = [(0.3, 0.47), (0.42, 0.48), (0.6, 0.5), (0.71, 0.46)]
     mesh[1, corners] = mesh[0, opposite] * [-1, 1] + [1, 0]
     found = find({}, jnp.concatenate([faces, faces[:, :, ::-1]]), jnp.asarray(mesh))
-    for there, back in found:
+    for there, back in map(np.asarray, found):
         np.testing.assert_allclose(there, back[::-1] * [-1, 1] + [1, 0], atol=1e-5)
 
 
