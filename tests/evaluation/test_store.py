@@ -83,7 +83,7 @@ def test_rows_that_other_code_measured_are_measured_again(tmp_path, monkeypatch)
     (package / "room").mkdir(parents=True)
     (package / "room" / "module.py").write_text("x = 1\n")
     (package / "__init__.py").write_text("")
-    monkeypatch.setattr(stores.identitydp_jax, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(stores.storage, "__file__", str(package / "storage.py"))
     for change in (
         lambda: None,  # code that is not that of the package
         lambda: (package / "room" / "module.py").write_text("x = 2\n"),
