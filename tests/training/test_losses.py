@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from identitydp_jax.models import face_geometry
 from identitydp_jax.training import losses
 
 
@@ -172,3 +173,17 @@ def test_detail_is_what_blocks_have_more_of():
     _same(found, (np.sqrt(0.09 + 1e-6) - 1e-3) / 8)
     # Colours and light are no detail.
     _same(losses.detail(jnp.asarray(faces + 0.3), jnp.asarray(faces)), 0.0)
+
+
+def test_an_expression_costs_what_moves_and_what_opens_or_closes():
+    rng = np.random.default_rng(0)
+    mesh = jnp.asarray(rng.uniform(0.2, 0.8, (2, 468, 3)), jnp.float32)
+    assert losses.expression(mesh, mesh) == pytest.approx(0.0, abs=1e-4)
+    lips = np.array([pair[0] for pair in face_geometry._INNER_LIP_PAIRS])
+    opened = mesh.at[:, lips, 1].add(-0.1)
+    shifted = mesh.at[:, np.array(face_geometry.BROWS), 0].add(0.1)
+    drift = [face_geometry.drift(mesh, x).mean() for x in (opened, shifted)]
+    assert losses.expression(opened, mesh) > drift[0] + 0.01
+    np.testing.assert_allclose(losses.expression(shifted, mesh), drift[1], rtol=1e-3)
+    jaw = mesh.at[:, 152].add(0.3)
+    assert losses.expression(jaw, mesh) == pytest.approx(0.0, abs=1e-4)
