@@ -55,7 +55,8 @@ def get_config():
             "leak": 6.0,
             "colour": 100.0,
             "detail": 20.0,
-            "landmarks": 16.0,
+            "landmarks": 0.0,
+            "expression": 16.0,
             # Of a pretrained generator: what is around the face where it is known, the rim of the
             # region always, styles no stranger than those of nobody's faces, small modulation.
             "surroundings": 50.0,

@@ -61,6 +61,7 @@ def get_config():
             "colour": 50.0,
             "detail": 0.0,
             "landmarks": 0.0,
+            "expression": 0.0,
             "surroundings": 0.0,
             "edge": 0.0,
             "seam": 0.0,

@@ -69,6 +69,7 @@ def get_config():
             "colour": 100.0,
             "detail": 100.0,
             "landmarks": 10.0,
+            "expression": 0.0,
             "surroundings": 0.0,
             "edge": 0.0,
             "seam": 0.0,

@@ -15,7 +15,7 @@ _COMPUTE = ("float32", "bfloat16")
 _SHARES = ("mixture.same", "mixture.twin", "mixture.other", "mixture.noised")
 _WEIGHTS = ("loss.adversarial", "loss.identity", "loss.attributes", "loss.reconstruction",
             "loss.texture", "loss.leak", "loss.colour", "loss.detail",
-            "loss.landmarks", "loss.surroundings", "loss.edge", "loss.seam",
+            "loss.landmarks", "loss.expression", "loss.surroundings", "loss.edge", "loss.seam",
             "loss.styles", "loss.modulation", "clip")  # fmt: skip
 _OF_PRIOR = ("loss.seam", "loss.styles", "loss.modulation")
 _SEED_LIMIT = 2**32  # `jax.random.key` drops higher bits: two seeds would give the same run

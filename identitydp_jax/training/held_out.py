@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from identitydp_jax.models import landmark_net
+from identitydp_jax.models import face_mesh, landmark_net
 from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.face_region import blend, face_region, features_region
 from identitydp_jax.models.identity_crop import identity_crop
@@ -16,7 +16,15 @@ from identitydp_jax.training.step import split_twins
 
 BUDGETS = (10, 100, 1000)  # epsilon under `certified-l2`; at 10 next to nothing is left of a face
 TARGETS = ("own", "twin", "other", *(f"epsilon_{epsilon}" for epsilon in BUDGETS), "random")
-_TERMS = ("identity", "leak", "attributes", "colour", "detail", "landmarks")  # means over targets
+_TERMS = (
+    "identity",
+    "leak",
+    "attributes",
+    "colour",
+    "detail",
+    "landmarks",
+    "expression",
+)  # means over targets
 _SHOWN = 8
 _KEY = 0  # the same noise at every step, so that steps compare
 
@@ -36,10 +44,11 @@ def make_evaluation(config, encode):
     (N, R, K R, 3). It returns
 
     * `values`, float32 scalars: the terms `identity`, `leak`, `attributes`, `colour`, `detail` and,
-      with a weight, `landmarks`, means over faces and targets; `reconstruction` and `cosine_own` of
-      faces that keep their own identity, `reconstruction_twin` of those that take their twin's; for
-      every other target T `cosine_target_T`, cos(r_id(X^), r~_id), and `cosine_original_T`,
-      cos(r_id(X^), r_id(X)); and `loss`, the sum of these terms by the weights of `config.loss`.
+      with a weight, `landmarks` and `expression`, means over faces and targets; `reconstruction`
+      and `cosine_own` of faces that keep their own identity, `reconstruction_twin` of those that
+      take their twin's; for every other target T `cosine_target_T`, cos(r_id(X^), r~_id), and
+      `cosine_original_T`, cos(r_id(X^), r_id(X)); and `loss`, the sum of these terms by the
+      weights of `config.loss`.
       L_adv and the texture are not in it: the discriminator that they are measured by changes;
     * `grid`, uint8 (2 + targets, min(N, 8), R, R, 3): the first faces, their twins, and what was
       drawn.
@@ -48,6 +57,7 @@ def make_evaluation(config, encode):
     side = config.network.resolution
     region = face_region(side)
     landmarks = landmark_net.load() if weights.landmarks else None
+    mesh = face_mesh.load() if weights.expression else None
 
     def evaluate(variables, encoder_params, pictures):
         pairs = to_float(split_twins(pictures))
@@ -77,6 +87,9 @@ def make_evaluation(config, encode):
             if weights.landmarks:
                 found = landmark_net.find(landmarks, drawn)
                 values["landmarks"] = losses.landmarks(found, points)
+            if weights.expression:
+                found, wanted = (face_mesh.find(mesh, y) for y in (drawn, x))
+                values["expression"] = losses.expression(found, wanted)
             return values, to_uint8(drawn[:_SHOWN])
 
         targets = _targets(own, theirs, variables["population"], config.mixture.anchored)

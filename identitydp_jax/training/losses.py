@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from identitydp_jax.models import face_geometry
 from identitydp_jax.models.layers import coarsen, reduce
 
 KINDS = ("log", "hinge")
@@ -125,6 +126,18 @@ def landmarks(points, others):
     """
     moved, eyes = points[:, 17:] - others[:, 17:], others[:, 36] - others[:, 45]
     return (_length(moved).mean(1) / _length(eyes)).mean()
+
+
+def expression(points, others):
+    """How far points (N, 468, 3) of X^ are from those of X, and mouth and eyes from being as open.
+
+    The drift of `face_geometry.FEATURES`, and absolute differences of the openings.
+    """
+    drift = face_geometry.drift(others, points)
+    mouth = face_geometry.mouth_opening(points) - face_geometry.mouth_opening(others)
+    eyes = [face_geometry.eye_opening(face_geometry.lids(x)) for x in (points, others)]
+    moved = 0.3 * jnp.abs(mouth) + 0.5 * jnp.abs(eyes[0] - eyes[1]).mean(1)
+    return (drift + moved).mean()
 
 
 def detail(drawn, truth):

@@ -9,7 +9,7 @@ import optax
 
 from identitydp_jax import sharding
 from identitydp_jax.data.augmentation import augment
-from identitydp_jax.models import face_source, landmark_net, prior
+from identitydp_jax.models import face_mesh, face_source, landmark_net, prior
 from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.face_region import blend, face_region, features_region
 from identitydp_jax.models.identity_crop import identity_crop
@@ -227,6 +227,7 @@ def _make_part_gradients(config, encode, dtype, *, frozen: bool):
     net = AEINet(network_config(config), remat=config.remat)
     judge, weights = discriminator_network(config), config.loss
     landmarks = landmark_net.load() if weights.landmarks else None
+    mesh = face_mesh.load() if weights.expression else None
     region = face_region(config.network.resolution)
     styles = prior.style_space(prior.some_styles(face_source.load())) if weights.styles else None
 
@@ -276,6 +277,9 @@ def _make_part_gradients(config, encode, dtype, *, frozen: bool):
         if weights.landmarks:
             found, wanted = (landmark_net.find(landmarks, x) for x in (drawn, faces))
             terms["landmarks"] = losses.landmarks(found, wanted)
+        if weights.expression:
+            found, wanted = (face_mesh.find(mesh, x) for x in (drawn, faces))
+            terms["expression"] = losses.expression(found, wanted)
         if weights.attributes:
             # Statistics are taken from real faces alone.
             again, _ = attributes(variables, drawn)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from identitydp_jax.models import face_geometry
 from identitydp_jax.training import losses
 
 
@@ -208,3 +209,17 @@ def test_seam_asks_the_mask_to_show_what_goes_with_the_photo():
     stripes = np.where(np.arange(16) % 2, 0.9, -0.9).astype(np.float32)[:, None]
     fine = np.float32(losses.seam(faces + stripes, faces, mask, region))
     np.testing.assert_allclose(fine, -0.5 * 0.75 * 0.2, rtol=1e-5)
+
+
+def test_an_expression_costs_what_moves_and_what_opens_or_closes():
+    rng = np.random.default_rng(0)
+    mesh = jnp.asarray(rng.uniform(0.2, 0.8, (2, 468, 3)), jnp.float32)
+    assert losses.expression(mesh, mesh) == pytest.approx(0.0, abs=1e-4)
+    lips = np.array([pair[0] for pair in face_geometry._INNER_LIP_PAIRS])
+    opened = mesh.at[:, lips, 1].add(-0.1)
+    shifted = mesh.at[:, np.array(face_geometry.BROWS), 0].add(0.1)
+    drift = [face_geometry.drift(mesh, x).mean() for x in (opened, shifted)]
+    assert losses.expression(opened, mesh) > drift[0] + 0.01
+    np.testing.assert_allclose(losses.expression(shifted, mesh), drift[1], rtol=1e-3)
+    jaw = mesh.at[:, 152].add(0.3)
+    assert losses.expression(jaw, mesh) == pytest.approx(0.0, abs=1e-4)
