@@ -60,9 +60,8 @@ class Recorder:
             return
         count, columns, side = rows.shape[:3]
         grid = rows.swapaxes(1, 2).reshape(count * side, columns * side, 3)
-        folder = self._folder / "pictures"
-        folder.mkdir(exist_ok=True)
-        cv2.imwrite(str(folder / f"{step:08d}.png"), grid[..., ::-1])
+        _, content = cv2.imencode(".png", grid[..., ::-1])
+        storage.write(self._folder / "pictures" / f"{step:08d}.png", content.tobytes())
         self._events.add_image("held_out", grid, step, dataformats="HWC")
 
     def _path(self, table: str) -> pathlib.Path:
