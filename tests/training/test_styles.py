@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import runs
 import tiny
+from jax.sharding import AxisType
 
+from identitydp_jax import sharding
 from identitydp_jax.models import cut_source
-from identitydp_jax.models.pixels import to_uint8
+from identitydp_jax.models.pixels import to_float, to_uint8
 from identitydp_jax.training import coarse, styles
 from identitydp_jax.training import state as states
 from identitydp_jax.training.synthetic_source import write_folder
@@ -25,7 +27,12 @@ def _config(*overrides):
 
 @pytest.fixture(scope="module", autouse=True)
 def source():
-    with tiny.small_source() as params:
+    one = jax.make_mesh((1,), ("data",), (AxisType.Auto,), devices=jax.devices()[:1])
+    with tiny.small_source() as params, pytest.MonkeyPatch.context() as patch:
+        # What compiles long, and what eight devices would all compute.
+        patch.setattr(styles, "recolour", lambda faces, *, key: to_float(faces))
+        patch.setattr(styles, "_PAIRS", 8)
+        patch.setattr(sharding, "make_mesh", lambda: one)
         yield params
 
 
