@@ -113,7 +113,7 @@ def _ingredients(config) -> str:
     used = {config.encoder: "frozen in the losses and needed to use the model"}
     if config.loss.landmarks:
         used["landmarks68"] = "frozen in the losses"
-    if config.loss.expression:
+    if config.loss.get("expression"):
         used["face_mesh"] = "frozen in the losses"
     if config.data == "synthetic":
         used[_FACES] = "drew the faces"
