@@ -17,7 +17,8 @@ onnxruntime.disable_telemetry_events()  # of Windows, and where it was imported 
 # The network finds faces of 16 to 400 px, those under 60 px only within 25 degrees of upright.
 # So the photo is searched upright in its own size, in eight turns in one in which turned faces of
 # 40 px still have 30, and then in halves of that.
-_LARGEST, _SMALLEST = 1280, 192  # long sides: smaller photos are enlarged, and when halving ends
+# Long sides: photos of less than 1280 are doubled, or brought to 640; halving ends at 192.
+_DOUBLED, _ENLARGED, _SMALLEST = 1280, 640, 192
 _TURNED = 0.75
 _STRIDES = (8, 16, 32)
 _TILE, _OVERLAP = 1280, 160  # bounds the memory of one run, whatever the size
@@ -118,14 +119,15 @@ class Detector:
         """Return what may be a face, and bool (N,): what is one unless a look sees nothing."""
         found, sure = [], []
         own = max(photo.shape[:2])
-        image = resize(photo, max(_LARGEST, own))
-        for side, turns in _plan(max(_LARGEST, own)):
+        largest = max(own, min(2 * own, _DOUBLED), _ENLARGED)
+        image = resize(photo, largest)
+        for side, turns in _plan(largest):
             image = resize(image, side)
             grow = growth(photo, image)
             for turn in range(turns):
                 turned = self._search_turned(image, 2 * np.pi * turn / turns)
                 found.append(mapped(turned, grow))
-                plain = turn == 0 and side <= max(640, 1.25 * own)  # not blurred by enlarging
+                plain = turn == 0 and side <= max(_ENLARGED, 1.25 * own)  # not blurred by enlarging
                 sure.append((turned.scores >= _SCORE) & plain)
         every, sure = _concatenate(found), np.concatenate(sure)
         every, sure = (each[_inside(every, photo)] for each in (every, sure))

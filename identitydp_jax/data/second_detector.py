@@ -23,10 +23,14 @@ class SecondDetector:
 
     def __init__(self):
         path = str(cache.path("yunet"))
+        logging = cv2.utils.logging
+        level = logging.setLogLevel(logging.LOG_LEVEL_ERROR)  # a warning about targets that aren't
         try:
             self._network = cv2.FaceDetectorYN.create(path, "", (320, 320), _SCORE, _SAME_FACE)
         except cv2.error as error:
             raise UserError(f"{path} is not a usable ONNX file of YuNet: fetch it again") from error
+        finally:
+            logging.setLogLevel(level)
         self._network.setTopK(_MOST)
 
     def detect(self, photo: np.ndarray) -> detection.Detections:
