@@ -320,14 +320,21 @@ def test_a_killed_run_continues(photo, monkeypatch, when):
 
     append = manifest.Manifest.append
 
-    def kill(self, record, **_):
-        if when != "before the record" or record["status"] != "writing":
+    def kill(self, record):
+        if when == "before the intent" or record["status"] != "writing":
             raise Killed
         append(self, record)
 
+    def kill_writing(path, data, write=storage.write, **options):
+        if "within" in options:  # of a result
+            raise Killed
+        write(path, data, **options)
+
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        target = (storage, "write") if when.endswith("file") else (manifest.Manifest, "append")
-        patch.setattr(*target, kill)
+        if when == "before the file":
+            patch.setattr(storage, "write", kill_writing)
+        else:
+            patch.setattr(manifest.Manifest, "append", kill)
         _run("in")
     assert _manifest() == [] and manifest.read(pathlib.Path("out")) == {}
     assert pathlib.Path("out/photo.png").exists() == when.endswith("record")
@@ -338,14 +345,17 @@ def test_a_killed_run_continues(photo, monkeypatch, when):
 
 
 def test_what_could_not_be_written_is_not_called_done(photo, monkeypatch, capsys):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
+    def full(path, data, write=storage.write, **options):
+        if "within" in options:  # of a result
+            raise OSError(28, "No space left on device")
+        write(path, data, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "write", full)
         assert _run("in") == 1
     assert "No space left on device" in capsys.readouterr().err
-    assert [record["status"] for record in _manifest()] == ["failed"]
+    lines = pathlib.Path("out/manifest.jsonl").read_text().splitlines()
+    assert [json.loads(line)["status"] for line in lines] == ["writing", "failed"]
     assert manifest.read(pathlib.Path("out")) == {}
     assert _run("in") == 0
 
@@ -501,6 +511,8 @@ def test_a_photo_with_a_face_that_was_not_replaced_is_withheld(photo, capsys, mo
     assert "second detector sees another face at 100, 30, 140, 85" in capsys.readouterr().err
     assert not pathlib.Path("out/photo.png").exists()
     assert _run("in", "--check", "off") == 0
+    capsys.readouterr()
+    assert _run("in") == 1 and "another photo, key or setting" in capsys.readouterr().err
     assert _shows_marker("out/photo.png")
 
 

@@ -212,6 +212,16 @@ def test_a_face_that_only_the_second_detector_sees_withholds_the_photo():
     assert (result == _anonymize(photo)[0]).all()
 
 
+def test_the_second_detector_looks_through_alpha_too():
+    photo = np.dstack([picture(*BOXES[:1]), np.full((120, 160), 255, np.uint8)])
+    left, top, right, bottom = BOXES[1]
+    photo[top:bottom, left:right] = (150, 0, 150, 178)  # which white lights up to magenta
+    with pytest.raises(second_opinion.FaceLeft, match="a second detector sees another face"):
+        _anonymize(photo, detector=FixedDetector(BOXES[:1]), second=MarkerDetector())
+    photo[..., 3] = 255
+    _anonymize(photo, detector=FixedDetector(BOXES[:1]), second=MarkerDetector())
+
+
 def test_a_face_that_stays_who_it_was_withholds_the_photo(monkeypatch):
     monkeypatch.setattr(faces, "draw_faces", lambda model, crops, identities: crops)
     nothing_seen = FixedDetector(np.zeros((0, 4)))
