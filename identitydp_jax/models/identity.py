@@ -37,14 +37,6 @@ class Encoder:
         """Map aligned faces (N, 112, 112, 3) in [-1, 1] to unit embeddings (N, D)."""
         return self.network.apply({"params": params}, faces)
 
-    def middle(self, params: dict, faces: jax.Array) -> jax.Array:
-        """Map the same faces to MobileFaceNet's last maps before the embedding, (N, 7, 7, C).
-
-        They still tell what the embedding is trained to leave out: expression, glasses, light.
-        """
-        _, sown = self.network.apply({"params": params}, faces, mutable=["intermediates"])
-        return sown["intermediates"]["middle"][0]
-
 
 def load_encoder(
     name_or_path: str | pathlib.Path = "w600k_mbf",

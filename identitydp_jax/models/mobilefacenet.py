@@ -109,7 +109,6 @@ class MobileFaceNet(nn.Module):
             x = Bottleneck(down_hidden, features, stride=2, name=f"stage{stage}_down")(x)
             for block in range(self.blocks[stage - 1]):
                 x = x + Bottleneck(hidden, features, name=f"stage{stage}_block{block}")(x)
-        self.sow("intermediates", "middle", x)  # of Encoder.middle; costs nothing elsewhere
         x = PReLU(name="separate_prelu")(nn.Dense(4 * width, name="separate")(x))
         x = PReLU(name="squeeze_prelu")(nn.Dense(width // 2, name="squeeze")(x))
         x = nn.Dense(self.embedding_size, name="embed")(x.reshape(x.shape[0], -1))
