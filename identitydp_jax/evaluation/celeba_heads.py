@@ -1,8 +1,9 @@
 """What an onlooker would say of a face: gender, age group, glasses, beard, smile, open mouth.
 
-Linear heads on the last maps of the frozen encoder MobileFaceNet, trained on CelebA's labels for
-judging alone: no model here is trained with them. `celeba_heads.md` beside this file says how they
-were made, how often they are right, and that their labels are for research alone.
+Linear heads on the last map of the frozen encoder MobileFaceNet, before the embedding is made of
+it, trained on CelebA's labels for judging alone: no model here is trained with them.
+`celeba_heads.md` beside this file says how they were made, how often they are right, and that their
+labels are for research alone.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from identitydp_jax.weights.registry import WEIGHTS
 # `Beard` is any of CelebA's three labels of hair on chin or lip, see `celeba_heads.md`.
 ATTRIBUTES = ("Male", "Young", "Eyeglasses", "Beard", "Smiling", "Mouth_Slightly_Open")
 FILE = pathlib.Path(__file__).with_suffix(".safetensors")
-_ENCODER = "w600k_mbf"
+_ENCODER, _LAST_STAGE = "w600k_mbf", "stage3"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,13 +93,13 @@ def maps(faces: np.ndarray) -> np.ndarray:
 def _encoder():
     encode, params = load_encoder(_ENCODER)
 
-    def last_maps(params, faces):
+    def last_map(params, faces):
         _, state = encode.network.apply(
             {"params": params},
             identity_crop(to_float(faces)),
-            capture_intermediates=lambda module, _: str(module.name).startswith("stage3_"),
+            capture_intermediates=lambda module, _: (module.name or "").startswith(_LAST_STAGE),
             mutable=["intermediates"],
         )
-        return sum(jax.tree.leaves(state))  # the stage's first map, and what each block adds
+        return sum(jax.tree.leaves(state))  # its blocks are residual
 
-    return last_maps, params
+    return last_map, params

@@ -72,7 +72,7 @@ def by_subject(bench: Bench, method: IdentityDP) -> Candidate:
         frames = faces[index]
         return paste_back(frames, method.draw_codes(fit(frames, method.resolution), codes))
 
-    text = f"{method.policy};seed={bench.seed};one key per person"
+    text = f"{bench.candidate(method).text};one key per person"
     return Candidate(f"{method.name}, one key per person", text, draw)
 
 
