@@ -50,7 +50,14 @@ def get_config():
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 1.0})
 
     config.mixture = ml_collections.ConfigDict(
-        {"same": 0.2, "twin": 0.0, "other": 0.8, "noised": 0.0, "epsilon": (1.0, 1.0)}
+        {
+            "same": 0.2,
+            "twin": 0.0,
+            "other": 0.8,
+            "noised": 0.0,
+            "epsilon": (1.0, 1.0),
+            "anchored": False,
+        }
     )
     config.loss = ml_collections.ConfigDict(
         {
@@ -65,10 +72,16 @@ def get_config():
             "colour": 0.0,
             "detail": 0.0,
             "landmarks": 0.0,
+            "surroundings": 0.0,
+            "edge": 0.0,
+            "seam": 0.0,
+            "styles": 0.0,
+            "modulation": 0.0,
         }
     )
     config.learning_rate = 4e-4
     config.momentum = 0.0
+    config.clip = 0.0  # the largest norm of a gradient; 0: any
     config.average_decay = 0.0
     config.freeze_statistics_at = 500_001  # never: running statistics are used
     config.frozen_rate = 1.0
@@ -78,6 +91,7 @@ def get_config():
     config.fsdp = False
     config.compute = "float32"
     config.remat = False
+    config.styles_steps = 0
     config.coarse_steps = 0
     config.coarse_rate = 1.0
     config.steps = 500_000

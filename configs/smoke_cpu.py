@@ -39,7 +39,14 @@ def get_config():
     config.discriminator = ml_collections.ConfigDict({"layers": 2, "width": 0.125})
 
     config.mixture = ml_collections.ConfigDict(
-        {"same": 0.1, "twin": 0.5, "other": 0.1, "noised": 0.2, "epsilon": (50.0, 10000.0)}
+        {
+            "same": 0.1,
+            "twin": 0.5,
+            "other": 0.1,
+            "noised": 0.2,
+            "epsilon": (50.0, 10000.0),
+            "anchored": False,
+        }
     )
     config.loss = ml_collections.ConfigDict(
         {
@@ -54,10 +61,16 @@ def get_config():
             "colour": 50.0,
             "detail": 0.0,
             "landmarks": 0.0,
+            "surroundings": 0.0,
+            "edge": 0.0,
+            "seam": 0.0,
+            "styles": 0.0,
+            "modulation": 0.0,
         }
     )
     config.learning_rate = 4e-4
     config.momentum = 0.5
+    config.clip = 0.0  # the largest norm of a gradient; 0: any
     config.average_decay = 0.9
     config.freeze_statistics_at = 1_000
     config.frozen_rate = 0.25
@@ -67,6 +80,7 @@ def get_config():
     config.fsdp = False
     config.compute = "float32"
     config.remat = False
+    config.styles_steps = 0
     config.coarse_steps = 20
     config.coarse_rate = 1.0
     config.steps = 60

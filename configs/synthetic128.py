@@ -45,7 +45,14 @@ def get_config():
     config.discriminator = ml_collections.ConfigDict({"layers": 3, "width": 0.25})
 
     config.mixture = ml_collections.ConfigDict(
-        {"same": 0.2, "twin": 0.3, "other": 0.1, "noised": 0.2, "epsilon": (50.0, 10000.0)}
+        {
+            "same": 0.2,
+            "twin": 0.3,
+            "other": 0.1,
+            "noised": 0.2,
+            "epsilon": (50.0, 10000.0),
+            "anchored": False,
+        }
     )
     config.loss = ml_collections.ConfigDict(
         {
@@ -62,10 +69,16 @@ def get_config():
             "colour": 100.0,
             "detail": 100.0,
             "landmarks": 10.0,
+            "surroundings": 0.0,
+            "edge": 0.0,
+            "seam": 0.0,
+            "styles": 0.0,
+            "modulation": 0.0,
         }
     )
     config.learning_rate = 2.5e-4
     config.momentum = 0.5  # Adam's first beta
+    config.clip = 0.0  # the largest norm of a gradient; 0: any
     config.average_decay = 0.998
     # From this step on batch norm uses fixed statistics of 1,024 faces, as it does in use: those of
     # small batches tell the network about the other faces, which an anonymized photo lacks.
@@ -83,6 +96,7 @@ def get_config():
     # Computes the generator's blocks again in the backward pass instead of keeping their insides.
     config.remat = False
     # First so many steps of a network that draws the coarse face alone.
+    config.styles_steps = 0
     config.coarse_steps = 14_000
     config.coarse_rate = 3.2  # times the learning rate, for these steps
     config.steps = 5_600

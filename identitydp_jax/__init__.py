@@ -4,6 +4,11 @@ The names below are the library; each loads its module, and with it JAX, on firs
 """
 
 import importlib
+import os
+
+# Before anything imports onnxruntime, which otherwise writes a device id into the user's cache and
+# reports to its maker (since 1.29 on Linux and macOS). Whatever was set: photos are private.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = "0.1.0"
 

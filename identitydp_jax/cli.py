@@ -8,7 +8,7 @@ import sys
 
 from identitydp_jax import __version__
 from identitydp_jax.checks import UserError, printable
-from identitydp_jax.weights import cache
+from identitydp_jax.compilation_cache import enable as _cache_compilations
 
 # Each module has add_parser(subparsers) and run(args) -> exit status, and imports what is slow
 # (jax, onnxruntime, PIL) inside run.
@@ -80,13 +80,6 @@ def _of_the_machine(error: Exception) -> str:
         except Exception:  # an assertion for one, an error of its own for another
             return f"JAX_PLATFORMS={asked}: there is no such device; give cpu, or leave it unset"
     return ""
-
-
-def _cache_compilations() -> None:
-    """Let JAX, which reads these when it is imported, keep what it compiles for the next run."""
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.directory() / "compiled"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ _PHOTO_COLUMN = COLUMNS.index((PrivacySetting(epsilon=6.0), "A"))  # of the astr
 _TITLE = "IdentityDP: faces anonymized at several privacy levels"
 _TEXT = (
     "The guarantee is epsilon-local differential privacy of the identity embedding, given the"
-    " attribute maps.",
+    " attribute maps, the alignment and the detector's output.",
     "The image itself is not epsilon-differentially private: pose, expression, hair, light and"
     " background carry no noise.",
     "epsilon: nominal, calibration certified-l2. expected cosine: mean, over keys, of the cosine"

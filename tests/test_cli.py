@@ -143,14 +143,3 @@ def test_help_is_quick_because_it_imports_nothing_slow():
     assert done.returncode == 0, done.stderr
     for name in cli._COMMANDS:
         assert name in done.stdout
-
-
-def test_compilations_are_kept_unless_the_user_says_otherwise(monkeypatch, tmp_path):
-    monkeypatch.setenv("IDENTITYDP_CACHE", str(tmp_path))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "7")
-    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    cli._cache_compilations()
-    assert cli.os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "compiled")
-    assert cli.os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "7"

@@ -11,7 +11,10 @@ from identitydp_jax.checks import UserError
 from identitydp_jax.models import population, pretrained
 from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
 
-GUARANTEE = "epsilon-local differential privacy of the identity embedding, given the attribute maps"
+GUARANTEE = (
+    "epsilon-local differential privacy of the identity embedding, given the attribute maps, the"
+    " alignment and the detector's output"
+)
 
 
 def _run(*arguments):

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(identitydp_jax.__file__).parent
 # Rooms on one floor do not import each other, but all use the lowest.
 FLOORS = (
     {"checks", "storage"},
-    {"weights", "sharding"},
+    {"weights", "sharding", "compilation_cache"},
     {"models", "privacy", "data", "baselines"},
     {"anonymize", "training"},
     {"contact_sheet"},

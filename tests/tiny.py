@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from identitydp_jax.models import population
+from identitydp_jax.models import declared, population
 from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
+from identitydp_jax.models.identity_crop import identity_crop
+from identitydp_jax.models.pixels import to_float
 from identitydp_jax.privacy import chacha
 from identitydp_jax.training.configuration import read_config
 
@@ -65,7 +67,31 @@ def encode(params, crops):
     return embedding / jnp.linalg.norm(embedding, axis=-1, keepdims=True)
 
 
+def middle(params, crops):
+    """Stand for an encoder's last map, (N, 7, 7, 3): the crops, coarsely."""
+    return crops.reshape(-1, 7, 16, 7, 16, 3).mean((2, 4))
+
+
 encode.dimension = 512  # as an `identity.Encoder` has it
+encode.middle = middle
+
+
+def declared_attributes(dimension: int = 512):
+    """Heads that ask where faces are bright, and how embeddings go with that."""
+    rng, empty = np.random.default_rng(2), declared.zeros(dimension, 7 * 7 * 3)
+    kernel = jnp.asarray(rng.normal(size=empty["kernel"].shape), jnp.float32)
+    pictures = to_float(faces(300, seed=6))
+    crops = identity_crop(pictures)
+    answers = declared.find({**empty, "kernel": kernel}, middle({}, crops))
+    known = declared.measure(encode(encoder_params(), crops), answers)
+    nobodies = rng.normal(size=empty["gallery"].shape)
+    gallery = {
+        "gallery": jnp.asarray(nobodies / np.linalg.norm(nobodies, axis=1)[:, None], jnp.float32),
+        "gallery_answers": jnp.asarray(
+            rng.random(empty["gallery_answers"].shape) < 0.5, jnp.float32
+        ),
+    }
+    return {**empty, "kernel": kernel, **known, **gallery}
 
 
 def encoder_params():

@@ -20,11 +20,13 @@ from identitydp_jax.anonymize import (
     photos,
     transparency,
 )
-from identitydp_jax.anonymize.manifest import INTENDED, Manifest, sha256
+from identitydp_jax.anonymize.manifest import INTENDED, Manifest, is_sealed, sealed, sha256
 from identitydp_jax.checks import UserError
 from identitydp_jax.data.detection import Detector
-from identitydp_jax.privacy import keys, ledger, setting
+from identitydp_jax.models import declared
+from identitydp_jax.privacy import keys, ledger, ledger_head, setting
 from identitydp_jax.privacy.accounting import Budget
+from identitydp_jax.privacy.checked_release import check_answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +43,14 @@ class Batch:
 
     @classmethod
     def prepare(cls, args) -> "Batch":
-        """Load the method, the detector, the key and the ledger that the command's options name."""
+        """Load the method, the detector, the key and the ledger that the command's options name.
+
+        Raises:
+          UserError: one of them can't be had, or the compiled mechanism gives wrong codes.
+        """
         method = _method(args)
+        if isinstance(method, methods.IdentityDP):
+            check_answers(method.setting.mechanism, method.setting.dimension)
         if args.audit_seed is not None:
             master = keys.audit_master(args.audit_seed)
         else:
@@ -50,6 +58,15 @@ class Batch:
         account = _account(args, method, master)
         other = args.other_format.upper()
         return cls(method, Detector(), master, args.min_face, args.on_no_face, account, other)
+
+    def __enter__(self) -> "Batch":
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_):
+        """Close the ledger."""
+        if self.account is not None:
+            self.account.ledger.close()
 
     def describe(self) -> str:
         """Return one line for the user: method, key, and whether the noise is a secret."""
@@ -67,23 +84,29 @@ class Batch:
         """
         data = storage.read(job.source)
         tag, name = self._tag(data), job.name
-        if _is_done(output / name, manifest.find(name), tag, overwrite=overwrite):
+
+        def is_done() -> bool:
+            _refuse_link(output / name)
+            known = manifest.find(name)
+            return not overwrite and _is_done(output / name, known, tag, self.master)
+
+        if is_done():
             return "already done"
         image = images.decode(data)
         called = formats.misnamed(name, image.format)
         if not formats.can_write(image.format):
             image = images.convert(image, self.other_format)
             name = formats.add_suffix(name, image.format)
-            if _is_done(output / name, manifest.find(name), tag, overwrite=overwrite):
+            if is_done():
                 return "already done"
         encoded, done = self._result(image)
         record = self._record(job) | {"output": name, "output_sha256": sha256(encoded), "tag": tag}
         record |= done | {"notes": [*called, *done["notes"]]}
         # Before and after: the manifest knows every result, and calls none done that is not there.
-        manifest.append(record | {"status": INTENDED})
+        manifest.append(sealed(record | {"status": INTENDED}, self.master))
         mode = 0o600 | stat.S_IMODE(job.source.stat().st_mode) & 0o666
         storage.write(output / name, encoded, within=output, mode=mode)
-        manifest.append(record)
+        manifest.append(sealed(record, self.master))
         return record["status"]
 
     def stream(self, data: bytes) -> tuple[bytes, str]:
@@ -101,7 +124,8 @@ class Batch:
     def record_failure(self, job: files.Job, manifest: Manifest, reason: str) -> None:
         """Note in the manifest that nothing was written for a photo."""
         with contextlib.suppress(OSError):  # the reason is on the screen already
-            manifest.append(self._record(job) | {"status": "failed", "reason": reason})
+            record = self._record(job) | {"status": "failed", "reason": reason}
+            manifest.append(sealed(record, self.master))
 
     def _result(self, image: images.DecodedImage) -> tuple[bytes, dict]:
         """Return the file that shows an image anonymized, and the record of what was done."""
@@ -158,7 +182,7 @@ class Batch:
 
     def _tag(self, data: bytes) -> str:
         """Return a keyed hash of the input and all that changes its result, to recognise it by."""
-        options = f"min_face={self.min_face};on_no_face={self.on_no_face};{self.method.policy}"
+        options = f"min_face={self.min_face};on_no_face={self.on_no_face};{self.method.recipe}"
         if self.account is not None and self.account.subject is not None:
             options += f";subject={self.account.subject}"
         return keys.tag(self.master, digest=hashlib.sha256(data).digest(), text=options)
@@ -169,9 +193,11 @@ def _method(args) -> methods.Method:
     names = ("privacy", "target_similarity", "mechanism", "epsilon", "calibration")
     given = [name for name in names if getattr(args, name) is not None]
     spec, chosen = args.method, _setting(args, given)
-    method = methods.parse(spec, model=args.model or "default", setting=chosen)
+    preserve = None if args.preserve is None else declared.parse(args.preserve)
+    method = methods.parse(spec, model=args.model or "default", setting=chosen, preserve=preserve)
     if isinstance(method, methods.Baseline):
-        useless = [*given, "model"] if args.model else given
+        others = [name for name in ("model", "preserve") if getattr(args, name) is not None]
+        useless = [*given, *others]
     elif spec != "identitydp":  # it says mechanism and epsilon itself
         useless = [name for name in given if name != "calibration"]
     else:
@@ -206,8 +232,11 @@ def _account(args, method: methods.Method, master: keys.MasterKey) -> photos.Acc
     """Open the ledger; none for what has no guarantee: baselines and noise that is no secret."""
     budget = Budget(args.budget_epsilon, args.budget_rho, args.budget_epsilon_at_delta, args.delta)
     if isinstance(method, methods.IdentityDP) and args.audit_seed is None:
-        path = args.ledger or ledger.default_path(args.key_file or keys.default_path())
-        opened = ledger.Ledger(path, keys.ledger_key(master), budget=budget)
+        key_file = args.key_file or keys.default_path()
+        path = args.ledger or ledger.default_path(key_file)
+        head_file = ledger_head.path_beside(key_file, path)
+        secret = keys.ledger_key(master)
+        opened = ledger.Ledger(path, secret, budget=budget, head_file=head_file)
         return photos.Account(opened, args.subject)
     names = ("ledger", "subject", "budget_epsilon", "budget_rho", "budget_epsilon_at_delta")
     for name in names:
@@ -231,11 +260,14 @@ def _blurred(pixels):
     return np.dstack([flat, np.full_like(alpha, 255)])
 
 
-def _is_done(result: pathlib.Path, record: dict | None, tag: str, *, overwrite: bool) -> bool:
-    """Return whether the file is there, and raise unless the same input and settings gave it."""
+def _refuse_link(result: pathlib.Path) -> None:
     if result.is_symlink():
         raise UserError(f"{result} is a link, so nothing is written there: remove it")
-    if overwrite or not result.exists():
+
+
+def _is_done(result: pathlib.Path, record: dict | None, tag: str, master) -> bool:
+    """Return whether the file is there, and raise unless the same input and settings gave it."""
+    if not result.exists():
         return False
     if record is None:
         raise UserError(f"{result} exists and is not in the manifest: --overwrite replaces it")
@@ -243,6 +275,11 @@ def _is_done(result: pathlib.Path, record: dict | None, tag: str, *, overwrite: 
         raise UserError(
             f"{result} is from another photo, key or setting: --overwrite replaces it, or name"
             " another --output"
+        )
+    if not is_sealed(record, master):
+        raise UserError(
+            f"{result}: its line in the manifest was changed or is not of this program, so it is"
+            " not believed: --overwrite replaces it"
         )
     if record["output_sha256"] != sha256(storage.read(result)):
         raise UserError(f"{result} was changed after it was written: --overwrite replaces it")

@@ -55,6 +55,12 @@ def add_parser(subparsers) -> None:
     _add_account_options(parser)
     parser.add_argument("--model", help="name or file of a trained model (default)")
     parser.add_argument(
+        "--preserve",
+        metavar="LIST",
+        help="what a drawn face shares with its original: gender,age,skin,glasses,beard, some of"
+        " them, or none (all that the model can preserve)",
+    )
+    parser.add_argument(
         "--min-face",
         type=int,
         default=20,
@@ -167,7 +173,7 @@ def _run_batch(args, jobs, output: pathlib.Path) -> int:
     batch = Batch.prepare(args)
     _tell(f"identitydp: {batch.describe()}")
     counts = dict.fromkeys(_COUNTS, 0)
-    with Manifest(output) as manifest, tqdm(jobs, unit="photo", disable=None) as bar:
+    with batch, Manifest(output) as manifest, tqdm(jobs, unit="photo", disable=None) as bar:
         for folder in {(output / job.name).parent for job in jobs}:
             storage.sweep(folder)
         for job in bar:
@@ -198,7 +204,8 @@ def _run_stream(args) -> int:
     (source,) = args.inputs
     try:
         data = _read_input() if source == "-" else storage.read(given_path(source))
-        encoded, status = batch.stream(data)
+        with batch:
+            encoded, status = batch.stream(data)
         sys.stdout.buffer.write(encoded)
         sys.stdout.buffer.flush()
     except Exception as error:  # whatever went wrong, there is no result

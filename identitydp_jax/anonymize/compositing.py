@@ -25,7 +25,8 @@ def paste(photo: np.ndarray, faces: np.ndarray, matrices: np.ndarray) -> None:
 
     Args:
       photo: uint8 (H, W, 3), written to.
-      faces: uint8 (N, size, size, 3).
+      faces: uint8 (N, size, size, 3), or with an alpha channel (N, size, size, 4): the share of
+        the face in what is seen within the region, of 255.
       matrices: (N, 2, 3) of `alignment.similarity` at that size.
     """
     size = faces.shape[1] if len(faces) else 0
@@ -41,6 +42,9 @@ def paste(photo: np.ndarray, faces: np.ndarray, matrices: np.ndarray) -> None:
             window = left, start, right, min(start + rows, bottom)
             alpha = _mask(matrices[index], earlier, size, window)
             face = _warp(source, matrix, window, cv2.INTER_CUBIC, cv2.BORDER_REPLICATE)
+            if face.shape[-1] == 4:
+                alpha = alpha * (face[..., 3] / np.float32(255))
+                face = face[..., :3]
             strip = photo[start : window[3], left:right]
             blended = strip + alpha[..., None] * (face.astype(np.float32) - strip)
             strip[...] = np.rint(blended).astype(np.uint8)

@@ -2,20 +2,25 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from identitydp_jax.checks import UserError, shaped
-from identitydp_jax.models import pretrained
+from identitydp_jax.models import declared, pretrained
 from identitydp_jax.models.aeinet import AEIConfig, AEINet
+from identitydp_jax.models.face_region import face_region
 from identitydp_jax.models.identity import encoder_names, load_encoder
 from identitydp_jax.models.identity_crop import identity_crop
-from identitydp_jax.models.layers import reduce
+from identitydp_jax.models.layers import enlarge, reduce
 from identitydp_jax.models.pixels import to_float, to_uint8
-from identitydp_jax.models.population import transport
-from identitydp_jax.privacy.mechanism import decode, release
+from identitydp_jax.models.population import anchor, condition, suitable, transport
+from identitydp_jax.models.rim import match_rim
+from identitydp_jax.privacy.checked_release import release_rows
+from identitydp_jax.privacy.mechanism import decode
 from identitydp_jax.privacy.setting import PrivacySetting
 from identitydp_jax.sharding import map_rows
 
@@ -29,8 +34,8 @@ class Model:
       config: shape of the network.
       params: `network` and `encoder`, the variables of both.
       encode: `encode(params, crops)` of the encoder.
-      sha256: hexadecimal digest of the network's file.
-      encoder_sha256: that of the encoder's.
+      sha256: hexadecimal digest of the network; see `models.pretrained.NetworkFile`.
+      encoder_sha256: that of the encoder's file.
     """
 
     name: str
@@ -39,6 +44,28 @@ class Model:
     encode: Any
     sha256: str
     encoder_sha256: str
+    _populations: dict = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The declared attributes that it can preserve, of `models.declared.ATTRIBUTES`."""
+        return declared.ATTRIBUTES if "declared" in self.params["network"] else ()
+
+    def population(self, preserve: tuple[str, ...]):
+        """Return the population whose members share these attributes with a face, for `transport`.
+
+        It is computed once for each choice.
+        """
+        network = self.params["network"]
+        if "declared" not in network:
+            return network["population"]
+        if preserve not in self._populations:
+            self._populations[preserve] = jax.jit(condition)(
+                network["population"], network["declared"], declared.preserved(preserve)
+            )
+        return self._populations[preserve]
 
     @property
     def resolution(self) -> int:
@@ -75,7 +102,9 @@ def load_model(name_or_path: str = "default") -> Model:
     return Model(str(name_or_path), file.config, params, encode, file.sha256, encode.sha256)
 
 
-def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.ndarray:
+def anonymize_faces(
+    model: Model, faces, *, keys, setting: PrivacySetting, preserve: Sequence[str] | None = None
+) -> np.ndarray:
     """Replace the identities of aligned faces (section III of the paper, stages I to III).
 
     Args:
@@ -83,25 +112,30 @@ def anonymize_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np
       faces: uint8 sRGB (N, R, R, 3), R = `model.resolution`, in the model frame (`align`).
       keys: N typed ChaCha20 keys, one per face, of `privacy.keys`; never use one for two faces.
       setting: the privacy mechanism and its budget. The guarantee is that of `privacy.mechanism`:
-        it covers the identity embedding, given the attribute maps.
+        it covers the identity embedding, given the attribute maps, the alignment and what is
+        preserved.
+      preserve: the declared attributes that the drawn faces share with the faces; None takes all
+        that the model can preserve.
 
     Returns:
-      uint8 sRGB (N, R, R, 3). The pixels of a face depend on the face, its key, the model and the
+      what `draw_faces` returns. The pixels of a face depend on the face, its key, the model and the
       setting, and not on the batch that it is in.
 
     Raises:
-      UserError: the faces have another shape or dtype, the keys are not one per face, or the
-        setting is for embeddings of another length.
+      UserError: the faces have another shape or dtype, the keys are not one per face, the
+        setting is for embeddings of another length, or the model can't preserve an attribute.
     """
+    kept = check_preserve(model, preserve)
     codes = release_faces(model, faces, keys=keys, setting=setting)
-    return draw_faces(model, faces, target_identities(model, codes, setting=setting))
+    targets = target_identities(model, faces, codes, setting=setting, preserve=kept)
+    return draw_faces(model, faces, targets)
 
 
 def release_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.ndarray:
     """Return the noised identities of aligned faces as int32 codes (N, D), stages I and II.
 
-    Arguments and errors are those of `anonymize_faces`. The codes have the guarantee: all that is
-    made of them and of the attribute maps has it too.
+    Arguments and errors are those of `anonymize_faces`, and of `checked_release.release_rows`. The
+    codes have the guarantee: all that is made of them and of the attribute maps has it too.
     """
     _check_faces(model, faces)
     check_setting(model, setting)
@@ -109,8 +143,7 @@ def release_faces(model: Model, faces, *, keys, setting: PrivacySetting) -> np.n
         raise UserError(
             f"keys have shape {keys.shape}: give one key for each of {len(faces)} faces"
         )
-    params = {"encoder": model.params["encoder"], "noise": setting.arrays}
-    return map_rows(_releasing(model.encode, setting.mechanism), params, faces, keys)
+    return release_rows(embed_faces(model, faces), keys=keys, setting=setting)
 
 
 def draw_faces(model: Model, faces, identities) -> np.ndarray:
@@ -125,31 +158,52 @@ def draw_faces(model: Model, faces, identities) -> np.ndarray:
         which no noise protects.
 
     Returns:
-      uint8 sRGB (N, R, R, 3).
+      uint8 sRGB (N, S, S, 3), S = R; of models on a pretrained generator S is 2 R, and there is a
+      fourth channel, the paste mask: 255 where the face is to be seen, 0 where the photo.
 
     Raises:
       UserError: the faces have another shape or dtype.
     """
     _check_faces(model, faces)
-    return map_rows(_drawing(model.config), model.params["network"], faces, identities)
+    network = model.params["network"]
+    doubled = "double" in network
+    return map_rows(_drawing(model.config, doubled), network, faces, identities)
 
 
-def target_identities(model: Model, codes, *, setting: PrivacySetting) -> np.ndarray:
+def target_identities(
+    model: Model, faces, codes, *, setting: PrivacySetting, preserve: tuple[str, ...]
+) -> np.ndarray:
     """Return the identities float32 (N, D), unit L2, that the generator is asked for.
 
-    Noised identities are moved to where those of people are, as far as the setting's noise moved
-    them away, see `models.population`: post-processing.
+    Noised identities are moved to where those of people are who share the preserved attributes of
+    the faces, as far as the setting's noise moved them away, see `models.population`:
+    post-processing of the codes and of these attributes.
 
     Args:
       model: from `load_model`.
+      faces: uint8 sRGB (N, R, R, 3), for their declared attributes.
       codes: int32 (N, D), of `release_faces` or remembered by a ledger.
       setting: that they were released with.
+      preserve: from `check_preserve`.
     """
     params = {
-        "population": model.params["network"]["population"],
+        "population": model.population(preserve),
         "cosine": np.float32(setting.expected_cosine),
     }
-    return map_rows(_moved, params, codes)
+    if "declared" not in model.params["network"]:
+        return map_rows(_moved, params, codes)
+    params["declared"] = {
+        name: model.params["network"]["declared"][name] for name in ("gallery", "gallery_answers")
+    }
+    params["chosen"] = declared.preserved(preserve)
+    return map_rows(_suited, params, codes, declared_attributes(model, faces))
+
+
+def declared_attributes(model: Model, faces) -> np.ndarray:
+    """Return what `models.declared` finds in aligned uint8 faces (N, R, R, 3), float32 (N, A)."""
+    heads = {name: model.params["network"]["declared"][name] for name in ("kernel", "bias")}
+    params = {"encoder": model.params["encoder"], "heads": heads}
+    return map_rows(_declaring(model.encode), params, faces)
 
 
 def embed_faces(model: Model, faces) -> np.ndarray:
@@ -163,6 +217,21 @@ def attributes_of_faces(model: Model, faces, side: int = 8) -> np.ndarray:
     Every map larger than `side` is averaged down to (side, side) first.
     """
     return map_rows(_attributes(model.config, side), model.params["network"], faces)
+
+
+def check_preserve(model: Model, preserve: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the attributes to preserve in their fixed order; None is all that the model can.
+
+    Raises:
+      UserError: the model can't preserve one of them.
+    """
+    wanted = declared.parse(",".join(preserve) or "none") if preserve is not None else ()
+    if missing := [name for name in wanted if name not in model.attributes]:
+        raise UserError(
+            f"model {model.name} can't preserve {','.join(missing)}: it knows"
+            f" {','.join(model.attributes) or 'none'} (preserve)"
+        )
+    return model.attributes if preserve is None else wanted
 
 
 def check_setting(model: Model, setting: PrivacySetting) -> None:
@@ -184,28 +253,47 @@ def _check_faces(model: Model, faces) -> None:
 
 
 @functools.cache
-def _releasing(encode, mechanism):
-    embed = _embedding(encode)
-
-    def codes(params, faces, keys):
-        identity = embed(params["encoder"], faces)
-        return release(identity, key=keys, mechanism=mechanism, arrays=params["noise"])
-
-    return codes
-
-
-@functools.cache
-def _drawing(config):
-    net = AEINet(config)
+def _drawing(config, doubled: bool):
+    net = AEINet(config, doubled=doubled)
 
     def draw(variables, faces, identities):
-        return to_uint8(net.apply(variables, to_float(faces), identities))
+        params = variables["params"]
+        if doubled:
+            params = {**params, "generator": {**params["generator"], **variables["double"]}}
+        variables = {**variables, "params": params}
+        faces = to_float(faces)
+        maps = net.apply(variables, faces, method="attributes")
+        drawn = net.apply(variables, identities, maps, method="draw")
+        if not config.has_mask:
+            return to_uint8(drawn)
+        mask = net.apply(variables, maps, method="mask")
+        coarse = reduce(drawn, config.resolution)
+        light = match_rim(faces, coarse, mask * face_region(config.resolution)) - coarse
+        drawn = to_uint8(drawn + enlarge(light, drawn.shape[1]))
+        mask = enlarge(mask, drawn.shape[1])
+        return jnp.concatenate([drawn, jnp.round(255.0 * mask).astype(jnp.uint8)], axis=-1)
 
     return draw
 
 
 def _moved(params, codes):
     return transport(params["population"], decode(codes), cosine=params["cosine"])
+
+
+def _suited(params, codes, answers):
+    population, cosine = params["population"], params["cosine"]
+    moved = transport(population, decode(codes), cosine=cosine, answers=answers)
+    faces = suitable(population, params["declared"], moved, answers, params["chosen"])
+    return anchor(faces, moved, cosine=cosine)
+
+
+@functools.cache
+def _declaring(encode):
+    def answers(params, faces):
+        maps = encode.middle(params["encoder"], identity_crop(to_float(faces)))
+        return declared.find(params["heads"], maps)
+
+    return answers
 
 
 @functools.cache

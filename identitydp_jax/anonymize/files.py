@@ -5,6 +5,7 @@ import glob
 import os
 import pathlib
 
+from identitydp_jax import storage
 from identitydp_jax.anonymize import formats, manifest
 from identitydp_jax.checks import UserError, given_path
 
@@ -37,7 +38,8 @@ def find(inputs: list[str], output: pathlib.Path, *, recursive: bool) -> Found:
 
     A folder stands for the photos in it, with `recursive` also for those in its subfolders, which
     may be links; the results lie in `output` as the photos do in the folder. Hidden files, the
-    output folder and what an earlier run wrote (its manifest tells) are left out.
+    output folder and what an earlier run wrote are left out: what a manifest in the folder given,
+    or below it, lists with the name and the SHA-256. A file that is named itself is always done.
 
     Raises:
       UserError: a result would replace an input, or two photos would have the same result.
@@ -103,7 +105,7 @@ class _Walk:
                 if name.startswith(".") or name == manifest.NAME:
                     continue
                 if path.suffix.lower() in formats.SUFFIXES:
-                    self._add_file(path, path.relative_to(folder).as_posix())
+                    self._add_file(path, path.relative_to(folder).as_posix(), folder)
                 else:
                     suffix = path.suffix.lower()
                     self._others[suffix] = self._others.get(suffix, 0) + 1
@@ -136,23 +138,25 @@ class _Walk:
             if name.startswith(".."):
                 self.problems.append(f"{path}: above {base}: give its folder itself")
             else:
-                self._add_file(path, pathlib.PurePath(name).as_posix())
+                self._add_file(path, pathlib.PurePath(name).as_posix(), base)
 
-    def _add_file(self, path: pathlib.Path, name: str) -> None:
+    def _add_file(self, path: pathlib.Path, name: str, root: pathlib.Path | None = None) -> None:
         if not path.is_file():  # a pipe would wait for its writer, a device never ends
             self.problems.append(f"{path}: not a file")
-        elif self._is_ours(path):
+        elif root and self._is_ours(path.resolve(), root.resolve()):
             self._ours += 1
         else:
             self.jobs.append(Job(path, name))
 
-    def _is_ours(self, path: pathlib.Path) -> bool:
-        """Return whether a manifest in one of the folders above lists the file."""
-        path = path.resolve()
+    def _is_ours(self, path: pathlib.Path, root: pathlib.Path) -> bool:
+        """Return whether a manifest between the folder given and the file lists its content."""
         for folder in path.parents:
+            if not folder.is_relative_to(root):
+                break
             if folder not in self._written:
                 self._written[folder] = manifest.written_by_us(folder)
-            if path.relative_to(folder).as_posix() in self._written[folder]:
+            expected = self._written[folder].get(path.relative_to(folder).as_posix())
+            if expected and expected == manifest.sha256(storage.read(path)):
                 return True
         return False
 

@@ -3,19 +3,22 @@
 A record has the name of the input as it was given, the name and SHA-256 of the output, what
 was done, the method with its setting and its model's hash, the commitment to the key, and every
 face. `tag` is a keyed hash of the input and all settings: whoever lacks the master key cannot tell
-from it which photo went in, and a run recognises with it what is already done.
+from it which photo went in, and a run recognises with it what is already done. `seal` is a keyed
+hash of the record itself: a line that was changed, or written by somebody else, is not believed.
 
 Every result has two records: one that says "writing", before it gets its name, and one after that.
 """
 
 import errno
 import hashlib
+import hmac
 import json
 import os
 import pathlib
 
 from identitydp_jax import storage
 from identitydp_jax.checks import UserError, parse_json
+from identitydp_jax.privacy import keys
 
 NAME = "manifest.jsonl"
 INTENDED = "writing"  # status of a result that may not be there yet
@@ -97,9 +100,24 @@ def read(folder: pathlib.Path) -> dict[str, dict]:
     return _outputs(storage.read(folder / NAME), intended=False)
 
 
+def sealed(record: dict, master: keys.MasterKey) -> dict:
+    """Return a record with its `seal`, under the key of the run."""
+    return record | {"seal": _seal(record, master)}
+
+
+def is_sealed(record: dict, master: keys.MasterKey) -> bool:
+    """Return whether a record is as a run with the same key wrote it."""
+    return hmac.compare_digest(str(record.get("seal")).encode(), _seal(record, master).encode())
+
+
 def sha256(data: bytes) -> str:
     """Return the hexadecimal digest that records hold."""
     return hashlib.sha256(data).hexdigest()
+
+
+def _seal(record: dict, master: keys.MasterKey) -> str:
+    content = {name: value for name, value in record.items() if name != "seal"}
+    return keys.seal(master, json.dumps(content, sort_keys=True).encode())
 
 
 def _outputs(content: bytes, *, intended: bool = True) -> dict[str, dict]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -36,8 +36,9 @@ class Method(Protocol):
     Attributes:
       name: as `parse` takes it, for example `pixelate:8`.
       resolution: side R in pixels of the aligned faces that it takes and gives.
-      policy: canonical text of everything but the key that decides the result; keys and the tags
-        of manifests are bound to it.
+      policy: canonical text of what a key is used for; keys and the ledger are bound to it.
+      recipe: canonical text of everything but the key that decides the result; the tags of
+        manifests are bound to it.
       summary: what it is and what it guarantees, in one line for the user.
       record: what a manifest says of it for a photo.
       face_record: what a manifest says of it for a face that it replaced.
@@ -46,6 +47,7 @@ class Method(Protocol):
     name: str
     resolution: int
     policy: str
+    recipe: str
     summary: str
     record: dict
     face_record: dict
@@ -67,13 +69,23 @@ class Method(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class IdentityDP:
-    """The paper's method: a trained model, and how much of the identity it hides."""
+    """The paper's method: a trained model, and how much of the identity it hides.
+
+    Attributes:
+      model: from `faces.load_model`.
+      setting: the privacy mechanism and its budget.
+      preserve: declared attributes that drawn faces share with the originals; given as None it
+        becomes all that the model can preserve.
+    """
 
     model: faces.Model
     setting: PrivacySetting
+    preserve: Sequence[str] | None = None
 
     def __post_init__(self):
-        """Raise `UserError` if the setting is for another length of embeddings or encoder."""
+        """Raise `UserError` if setting, encoder or attributes are none of the model's."""
+        kept = faces.check_preserve(self.model, self.preserve)
+        object.__setattr__(self, "preserve", kept)
         measured = self.setting.calibration.measured
         if measured is not None and measured.encoder_sha256 != self.model.encoder_sha256:
             raise UserError(
@@ -99,13 +111,20 @@ class IdentityDP:
 
     @property
     def policy(self) -> str:
-        """That of the setting with the model."""
-        return self.setting.policy(self.model.sha256)
+        """That of the setting with the model and its encoder."""
+        return self.setting.policy(self.model.sha256, self.model.encoder_sha256)
+
+    @property
+    def recipe(self) -> str:
+        """The policy, and what is preserved: codes don't depend on that, faces do."""
+        return f"{self.policy};preserve={','.join(self.preserve)}" if self.preserve else self.policy
 
     @property
     def summary(self) -> str:
-        """Mechanism, budget and model."""
+        """Mechanism, budget, model and what is preserved."""
         setting, model = self.setting, f"model {self.model.name}"
+        if self.preserve:
+            model += f", preserves {', '.join(self.preserve)}"
         if setting.mechanism == "random":
             return f"random, {model}"
         text = f"{setting.mechanism}, epsilon {setting.epsilon:g}"
@@ -120,9 +139,13 @@ class IdentityDP:
 
     @property
     def record(self) -> dict:
-        """Mechanism and model."""
-        mechanism, model = self.setting.mechanism, self.model
-        return {"mechanism": mechanism, "model": model.name, "model_sha256": model.sha256}
+        """Mechanism, model and the attributes that are preserved."""
+        return {
+            "mechanism": self.setting.mechanism,
+            "model": self.model.name,
+            "model_sha256": self.model.sha256,
+            "preserve": list(self.preserve),
+        }
 
     @property
     def face_record(self) -> dict:
@@ -166,12 +189,16 @@ class IdentityDP:
 
     def draw_codes(self, aligned: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Draw the faces with the identities of codes; see `faces.draw_faces`."""
-        identities = faces.target_identities(self.model, codes, setting=self.setting)
+        identities = faces.target_identities(
+            self.model, aligned, codes, setting=self.setting, preserve=self.preserve
+        )
         return faces.draw_faces(self.model, aligned, identities)
 
     def draw(self, aligned: np.ndarray, *, keys) -> np.ndarray:
         """Replace aligned faces by `faces.anonymize_faces`, with its guarantee."""
-        return faces.anonymize_faces(self.model, aligned, keys=keys, setting=self.setting)
+        return faces.anonymize_faces(
+            self.model, aligned, keys=keys, setting=self.setting, preserve=self.preserve
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +226,11 @@ class Baseline:
         return f"baseline;{self.name}{gallery}"
 
     @property
+    def recipe(self) -> str:
+        """The policy."""
+        return self.policy
+
+    @property
     def summary(self) -> str:
         """The name, and that it guarantees nothing."""
         return f"{self.name}, a baseline without any privacy guarantee"
@@ -222,7 +254,13 @@ class Baseline:
         return map_rows(_drawing(self.kind, self.amount), gallery, aligned, keys)
 
 
-def parse(spec: str, *, model: str, setting: Callable[[int], PrivacySetting]) -> Method:
+def parse(
+    spec: str,
+    *,
+    model: str,
+    setting: Callable[[int], PrivacySetting],
+    preserve: Sequence[str] | None = None,
+) -> Method:
     """Return the method that a user names.
 
     Args:
@@ -234,15 +272,18 @@ def parse(spec: str, *, model: str, setting: Callable[[int], PrivacySetting]) ->
       model: name or file of the model, for `identitydp` alone.
       setting: gives the privacy setting that `identitydp` starts from, for embeddings of a length,
         which is the model's: `PrivacySetting.at` of one, for example.
+      preserve: of `IdentityDP`, for `identitydp` alone.
 
     Raises:
-      UserError: there is no such method, its number is out of bounds, or the model can't be had.
+      UserError: there is no such method, its number is out of bounds, the model can't be had or
+        can't preserve an attribute.
     """
     kind, colon, number = spec.partition(":")
     if kind == "identitydp":
         loaded = faces.load_model(model)
         start = setting(loaded.dimension)
-        return IdentityDP(loaded, _changed(start, number, spec) if colon else start)
+        chosen = _changed(start, number, spec) if colon else start
+        return IdentityDP(loaded, chosen, preserve)
     if spec == "mask":
         return Baseline("mask")
     if kind not in _AMOUNTS:

@@ -14,6 +14,7 @@ from identitydp_jax.privacy import chacha, keys
 from identitydp_jax.privacy.ledger import Ledger
 
 MIN_FACE = 20
+_GRID = 64  # parts of a pixel in which the points of a face are told
 
 
 class NoFaceFound(UserError):
@@ -26,7 +27,6 @@ class FaceRecord:
 
     Attributes:
       box: left, top, right, bottom in whole pixels of the photo.
-      score: of the detector, in [0, 1].
       handled: ``anonymized``, or ``pixelated`` where that could not be done.
       reason: why a face was pixelated, else "".
       charged: of a face that an `Account` has: `number` and `head` of the ledger's entry, and
@@ -34,7 +34,6 @@ class FaceRecord:
     """
 
     box: tuple[int, int, int, int]
-    score: float
     handled: str
     reason: str = ""
     charged: dict | None = None
@@ -67,15 +66,17 @@ def anonymize_photo(
 
     A face that is too small, or whose points fit no frame, is pixelated: none is left as it was.
     The guarantee is the method's, for each anonymized face: with `IdentityDP` that of
-    `privacy.mechanism`. The result is a function of the pixels, the master key, the method,
-    `min_face` and what the ledger remembers.
+    `privacy.mechanism`, given what is published as it is: the attribute maps, the alignment that
+    places the face, the detector's boxes, whether a face was pixelated and why, and the photo
+    around the region that is replaced, which shows through at its rim. The result is a function of
+    the pixels, the master key, the method, `min_face` and what the ledger remembers.
 
     Args:
       method: what replaces the faces, from `methods`.
       photo: uint8 (H, W, 3) sRGB, upright, or (H, W, 4) with alpha; not changed. Alpha comes back
         constant in all that is replaced, and opaque where it alone showed a face.
-      master: from `privacy.keys`. Each face gets its own key from it, the photo's pixels, the
-        method's policy and the face's box.
+      master: from `privacy.keys`. Each face gets its own key from it, the photo's pixels, those
+        of the aligned face, the method's policy and the face's box.
       detector: `detector.detect(photo)` gives `data.detection.Detections`.
       min_face: faces whose box is shorter than this on its longer side, in pixels, are pixelated.
       account: where an `IdentityDP` charges what it releases, before anything is drawn of it.
@@ -109,19 +110,21 @@ def anonymize_photo(
     blotted = [found.boxes[i] for i in range(len(frames)) if i not in aligned]
     for box in blotted:
         compositing.pixelate(result, box)
-    charged = {}
+    charged, pasted, side = {}, [], size
     if aligned:
         matrices = np.stack([frames[i] for i in aligned])
         crops = np.stack([alignment.crop(result, m, size) for m in matrices])
         boxes = found.boxes[aligned]
         if account is None or not isinstance(method, IdentityDP):
-            drawn = method.draw(crops, keys=_face_keys(master, digest, boxes, method.policy))
+            face_keys = _face_keys(master, digest, crops, boxes, method.policy)
+            drawn = method.draw(crops, keys=face_keys)
         else:
             drawn, entries = _draw_charged(method, crops, account, master, digest, boxes)
             charged = dict(zip(aligned, entries, strict=True))
-        compositing.paste(result, drawn, matrices)
+        pasted, side = matrices * (drawn.shape[1] / size), drawn.shape[1]
+        compositing.paste(result, drawn, pasted)
     if alpha is not None:
-        compositing.level_alpha(alpha, blotted, [frames[i] for i in aligned], size)
+        compositing.level_alpha(alpha, blotted, pasted, side)
         result = np.dstack([result, alpha])
     return result, [_record(found, i, frame, charged.get(i)) for i, frame in enumerate(frames)]
 
@@ -143,8 +146,10 @@ def _frame(found, index: int, size: int, too_small: bool) -> np.ndarray | str:
     """Return the similarity (2, 3) into the model frame, or why there is none."""
     if too_small:
         return "smaller than min_face"
+    # On a grid: the last bits of another processor's detector make no other crop, nor key.
+    points = np.rint(found.points[index] * _GRID) / _GRID
     try:
-        matrix = alignment.similarity(found.points[index], size)
+        matrix = alignment.similarity(points, size)
     except UserError as error:
         return str(error)
     if not compositing.covers(matrix, found.boxes[index], size):
@@ -152,10 +157,14 @@ def _frame(found, index: int, size: int, too_small: bool) -> np.ndarray | str:
     return matrix
 
 
-def _face_keys(master, digest: bytes, boxes, policy: str):
-    """Return one typed key per face, (N,), bound to the photo's content and the face's box."""
-    each = [keys.face_key(master, digest=digest, policy=policy, box=box) for box in boxes]
-    return chacha.stack(each)
+def _face_keys(master, digest: bytes, crops, boxes, policy: str):
+    """Return one typed key per face, (N,), bound to the photo's content, the crop and the box."""
+    return chacha.stack(
+        [
+            keys.face_key(master, digest=digest, crop=content_digest(crop), policy=policy, box=box)
+            for crop, box in zip(crops, boxes, strict=True)
+        ]
+    )
 
 
 def _draw_charged(method: IdentityDP, crops, account: Account, master, digest: bytes, boxes):
@@ -163,9 +172,9 @@ def _draw_charged(method: IdentityDP, crops, account: Account, master, digest: b
     if account.subject is None:
         corners = np.rint(np.asarray(boxes, np.float64)).astype(">i8")
         subjects = [hashlib.sha256(digest + box.tobytes()).digest() for box in corners]
-        face_keys = _face_keys(master, digest, boxes, method.policy)
+        face_keys = _face_keys(master, digest, crops, boxes, method.policy)
     elif len(crops) == 1:
-        subjects, face = [account.subject], hashlib.sha256(crops[0].tobytes()).digest()
+        subjects, face = [account.subject], content_digest(crops[0])
         policy = method.policy
         face_keys = chacha.stack(
             [keys.subject_key(master, subject=account.subject, digest=face, policy=policy)]
@@ -188,7 +197,6 @@ def _draw_charged(method: IdentityDP, crops, account: Account, master, digest: b
 
 def _record(found, index: int, frame, charged: dict | None) -> FaceRecord:
     box = tuple(int(side) for side in np.rint(found.boxes[index]))
-    score = round(float(found.scores[index]), 3)
     if isinstance(frame, str):
-        return FaceRecord(box, score, "pixelated", frame)
-    return FaceRecord(box, score, "anonymized", charged=charged)
+        return FaceRecord(box, "pixelated", frame)
+    return FaceRecord(box, "anonymized", charged=charged)

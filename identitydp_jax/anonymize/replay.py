@@ -71,6 +71,7 @@ def _replay(folder: pathlib.Path, name: str, record: dict) -> str:
         record["method"],
         min(calibrations, default="certified-l2"),
         record.get("model", "default"),
+        tuple(record.get("preserve", ())),
         int(seed[1]),
         record["min_face"],
         record["on_no_face"],
@@ -86,8 +87,8 @@ def _replay(folder: pathlib.Path, name: str, record: dict) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _batch(spec: str, calibration: str, model: str, seed: int, min_face: int, on_no_face: str):
+def _batch(spec, calibration, model, preserve, seed: int, min_face: int, on_no_face: str):
     """Return what made a record, without a ledger, which an audit seed never charges."""
     setting = PrivacySetting(calibration=calibration)
-    method = methods.parse(spec, model=model, setting=setting.at)
+    method = methods.parse(spec, model=model, setting=setting.at, preserve=preserve)
     return batch.Batch(method, batch.Detector(), keys.audit_master(seed), min_face, on_no_face)

@@ -25,10 +25,21 @@ def augment(faces, *, key):
     return each(faces.astype(jnp.float32) / 255.0, keys) * 2.0 - 1.0
 
 
+def recolour(faces, *, key):
+    """Do what `augment` does, but leave faces where they are."""
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(faces.shape[0]))
+    each = jax.vmap(jax.vmap(_recolour, (0, None)), (0, 0))
+    return each(faces.astype(jnp.float32) / 255.0, keys) * 2.0 - 1.0
+
+
 def _augment(face, key):
     """Change one face, float32 (R, R, 3) in [0, 1]."""
-    alignment_key, colour_key, choice_key, detail_key = jax.random.split(key, 4)
-    face = _jitter_alignment(face, alignment_key)
+    alignment_key, colour_key = jax.random.split(key)
+    return _recolour(_jitter_alignment(face, alignment_key), colour_key)
+
+
+def _recolour(face, key):
+    colour_key, choice_key, detail_key = jax.random.split(key, 3)
     face = _jitter_colours(face, colour_key)
     return jnp.where(jax.random.bernoulli(choice_key, 0.3), _degrade(face, detail_key), face)
 

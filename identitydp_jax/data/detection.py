@@ -11,6 +11,8 @@ import onnxruntime
 from identitydp_jax.checks import UserError, shaped
 from identitydp_jax.weights import cache
 
+onnxruntime.disable_telemetry_events()  # of Windows, and where it was imported before this package
+
 # The network finds faces of about 10 to 400 px. Its scales are long sides to which the photo is
 # resized; each doubling overlaps the next in the sizes of face that it finds.
 _SCALES = (256, 640, 1280, 2560, 5120)

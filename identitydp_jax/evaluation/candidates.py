@@ -36,7 +36,7 @@ def from_method(method: Method, faces: np.ndarray, *, seed: int) -> Candidate:
         chosen = faces[index]
         return replace(method, chosen, keys=release_keys(method, chosen, seed, release))
 
-    return Candidate(method.name, f"{method.policy};seed={seed}", draw)
+    return Candidate(method.name, f"{method.recipe};seed={seed}", draw)
 
 
 def from_pictures(name: str, text: str, pictures: np.ndarray) -> Candidate:

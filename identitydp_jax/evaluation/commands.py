@@ -79,6 +79,11 @@ def add_parser(subparsers) -> None:
         "--model", default="default", help="name or file of a trained model (%(default)s)"
     )
     parser.add_argument(
+        "--preserve",
+        metavar="LIST",
+        help="declared attributes that the method identitydp preserves, or none (all it can)",
+    )
+    parser.add_argument(
         "--epsilon", type=float, default=6.0, help="of the method identitydp (%(default)s)"
     )
     parser.add_argument(
@@ -118,12 +123,17 @@ def _prepare(args, output: pathlib.Path):
     from identitydp_jax.evaluation import aligned, sources
     from identitydp_jax.evaluation.bench import Bench
     from identitydp_jax.evaluation.store import Store
+    from identitydp_jax.models import declared
     from identitydp_jax.privacy.setting import PrivacySetting
 
     source, folders = sources.open_data(args.data)
     setting = PrivacySetting(epsilon=args.epsilon, calibration=args.calibration)
     specs = args.method or ([] if folders else _PAPER_METHODS)
-    chosen = [methods.parse(spec, model=args.model, setting=setting.at) for spec in specs]
+    preserve = None if args.preserve is None else declared.parse(args.preserve)
+    chosen = [
+        methods.parse(spec, model=args.model, setting=setting.at, preserve=preserve)
+        for spec in specs
+    ]
     names = collections.Counter(["original", *(method.name for method in chosen), *folders])
     if twice := [name for name, count in names.items() if count > 1]:
         raise UserError(
@@ -167,7 +177,7 @@ def _facts(args, bench) -> dict:
             "no_face_found": [list(each) for each in faces.not_found],
             "duplicates": [list(each) for each in faces.duplicates],
         },
-        "methods": {method.name: method.policy for method in bench.methods},
+        "methods": {method.name: method.recipe for method in bench.methods},
         "weights": dict(sorted((_weights(bench) | bench.weights).items())),
         "missing": bench.missing,
     }

@@ -22,9 +22,11 @@ from identitydp_jax.models.layers import (
     enlarge,
     normalise,
 )
+from identitydp_jax.models.prior import PasteMask, PriorGenerator
 
 STATISTICS_MOMENTUM = 0.98  # of the running batch-norm statistics, per training step
 _DIMENSION = 512
+_GROUPS = 8
 # Adam moves the output of a dense layer by its rate times the sum of the inputs' sizes: with 512 of
 # size 1 what one batch happened to need is on every face of the next, as a cast of colour.
 _IDENTITY_SCALE = 0.5
@@ -51,6 +53,10 @@ class AEIConfig:
         `resolution` on there is none, as in the paper.
       finer: whether there are finer blocks; without them the coarse face is enlarged. What it shows
         is learned in less time so, see `training.coarse`.
+      fusion: what draws, `"aad"`, the paper's generator, or `"prior"`, a pretrained one, see
+        `models.prior`, which `widest`, `mask`, `norm` and `output` leave as it is.
+      encoder_norm: normalisation in the attribute encoder: `"batch"`, the paper's, or `"group"`,
+        over eight groups of channels of one face.
     """
 
     resolution: int = 256
@@ -64,6 +70,8 @@ class AEIConfig:
     attribute_resolution: int = 1024
     coarse: int = 1024
     finer: bool = True
+    fusion: str = "aad"
+    encoder_norm: str = "batch"
 
     def __post_init__(self):
         """Raise `UserError` on a value that no network has."""
@@ -76,6 +84,8 @@ class AEIConfig:
         one_of("mask", self.mask, ("one", "channel"))
         one_of("norm", self.norm, ("instance", "batch", "pixel"))
         one_of("output", self.output, ("tanh", "sigmoid"))
+        one_of("fusion", self.fusion, ("aad", "prior"))
+        one_of("encoder_norm", self.encoder_norm, ("batch", "group"))
         for name in ("attribute_resolution", "coarse"):
             one_of(name, getattr(self, name), (8, 16, 32, 64, 128, 256, 1024))
 
@@ -89,6 +99,11 @@ class AEIConfig:
         """Number of blocks that draw, one for every doubling from 2x2 on."""
         side = self.resolution if self.finer else min(self.coarse, self.resolution)
         return int(math.log2(side))
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether it says where a drawn face is to be seen, see `AEINet.mask`."""
+        return self.fusion == "prior"
 
     @property
     def has_coarse(self) -> bool:
@@ -119,6 +134,16 @@ class BatchNorm(nn.Module):
         return normalised.astype(x.dtype)
 
 
+class GroupNorm(nn.Module):
+    """Normalisation over (H, W) and the channels of each of eight groups, face by face."""
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        """Map (N, H, W, C) to the same shape; the same whether `train` or not."""
+        groups = math.gcd(_GROUPS, x.shape[-1])
+        return nn.GroupNorm(groups, name="norm")(at_least_float32(x)).astype(x.dtype)
+
+
 class AttributeEncoder(nn.Module):
     """U-Net of 4x4 convolutions; its bottleneck and decoder maps are the attribute maps."""
 
@@ -128,17 +153,18 @@ class AttributeEncoder(nn.Module):
     def __call__(self, faces, *, train: bool):
         """Map faces (N, R, R, 3) in [-1, 1] to `blocks` maps of sides 2, 4, 8, ..."""
         config = self.config
+        norm = BatchNorm if config.encoder_norm == "batch" else GroupNorm
         widths = [config.channels(min(32 * 2**i, config.widest)) for i in range(config.levels)]
         x, skips = faces, []
         for i, features in enumerate(widths):
             x = Conv(features, 4, 2, 1, use_bias=False, name=f"down{i}")(x)
-            x = BatchNorm(name=f"down{i}_norm")(x, train=train)
+            x = norm(name=f"down{i}_norm")(x, train=train)
             x = nn.leaky_relu(x, 0.1)
             skips.append(x)
         maps = [skips.pop()]
         for i, skip in enumerate(skips[::-1][: config.blocks - 1]):
             x = Conv(skip.shape[-1], 4, use_bias=False, transpose=True, name=f"up{i}")(maps[-1])
-            x = BatchNorm(name=f"up{i}_norm")(x, train=train)
+            x = norm(name=f"up{i}_norm")(x, train=train)
             maps.append(jnp.concatenate([nn.leaky_relu(x, 0.1), skip], axis=-1))
         return maps if len(maps) == config.blocks else [*maps, double(maps[-1])]
 
@@ -237,16 +263,22 @@ class AEINet(nn.Module):
 
     It computes in the dtype of its inputs, whatever that of its parameters, and its normalisations
     in float32 at least. `remat` trades time for memory in the backward pass, see `Generator`; the
-    parameters are the same.
+    parameters are the same. `doubled` draws with a pretrained generator at twice the resolution,
+    see `PriorGenerator`.
     """
 
     config: AEIConfig
     remat: bool = False
+    doubled: bool = False
 
     def setup(self):
-        """Name the two parts."""
+        """Name the parts."""
         self.encoder = AttributeEncoder(self.config, name="encoder")
-        self.generator = Generator(self.config, self.remat, name="generator")
+        if self.config.fusion == "prior":
+            self.generator = PriorGenerator(self.config, self.doubled, name="generator")
+            self.paste_mask = PasteMask(name="paste_mask")
+        else:
+            self.generator = Generator(self.config, self.remat, name="generator")
 
     def attributes(self, faces, *, train: bool = False):
         """Attribute maps of faces (N, R, R, 3) in [-1, 1]."""
@@ -260,17 +292,36 @@ class AEINet(nn.Module):
         """Faces (N, R, R, 3) in [-1, 1] from unit embeddings (N, D) and attribute maps."""
         return self.generator(identity, attributes, train=train)
 
+    def mask(self, attributes):
+        """Share of the drawn face that is pasted within `face_region`, (N, R, R, 1) in [0, 1]."""
+        side = self.config.resolution
+        if self.config.has_mask:
+            return self.paste_mask(attributes, side)
+        return jnp.ones((len(attributes[0]), side, side, 1), attributes[0].dtype)
+
     def __call__(self, faces, identity, *, train: bool = False):
         """Draw the faces again with another identity."""
-        return self.draw(identity, self.attributes(faces, train=train), train=train)
+        attributes = self.attributes(faces, train=train)
+        if self.is_initializing():
+            self.mask(attributes)
+        return self.draw(identity, attributes, train=train)
 
 
-def variable_shapes(config: AEIConfig):
+def variable_shapes(config: AEIConfig, *, doubled: bool = False):
     """Shapes and dtypes of all variables, without computing anything."""
     side = config.resolution
-    return jax.eval_shape(
-        AEINet(config).init,
+    variables = jax.eval_shape(
+        AEINet(config, doubled=doubled).init,
         jax.random.key(0),
         jnp.zeros((1, side, side, 3)),
         jnp.zeros((1, config.identity_dimension)),
     )
+    return {name: variables[name] for name in ("params", "batch_stats") if name in variables}
+
+
+def double_shapes(config: AEIConfig):
+    """Shapes and dtypes of what `doubled` adds to the generator's parameters."""
+    few, many = (
+        variable_shapes(config, doubled=doubled)["params"]["generator"] for doubled in (False, True)
+    )
+    return {name: value for name, value in many.items() if name not in few}

@@ -7,6 +7,8 @@ import numpy as np
 # across and from 0.26 to 0.86 down in the median photo.
 _CENTRE = (0.5, 0.57)
 _RADII = (0.36, 0.40)
+# A rounded rectangle: centre and half width and height to where it ends.
+_CORE, _CORE_FEATHER = (0.5, 0.58, 0.23, 0.235), 0.15
 FEATHER = 0.15  # depth at which it is 1
 _FULL_INSIDE, _NONE_INSIDE = 0.30, 0.15  # depths
 
@@ -35,6 +37,16 @@ def features_region(resolution: int) -> np.ndarray:
     """Return a smaller region, whose edge ends where that of `face_region` begins."""
     inside = depth(*_pixels(resolution)) - _NONE_INSIDE
     return smooth(inside / (_FULL_INSIDE - _NONE_INSIDE))[..., None].astype(np.float32)
+
+
+def core_region(resolution: int) -> np.ndarray:
+    """Return a region that holds eyes, brows, nose and mouth and little else, as `face_region`.
+
+    What a paste mask leaves of `face_region` is never less than this.
+    """
+    across, down = _pixels(resolution)
+    x, y = (across - _CORE[0]) / _CORE[2], (down - _CORE[1]) / _CORE[3]
+    return smooth((1.0 - (x**4 + y**4) ** 0.25) / _CORE_FEATHER)[..., None].astype(np.float32)
 
 
 def blend(faces, drawn, region):

@@ -23,7 +23,7 @@ from identitydp_jax.weights import cache, openvino_file
 RESOLUTIONS = (64, 128, 256, 512, 1024)
 LATENT_SIZE = 512
 PSI_RANGE = (0.75, 1.0)  # diversity near that of real faces; at 0 every face is the mean face
-_WIDTHS = (512, 512, 512, 512, 256, 128, 64)  # of the blocks at 8, 16, ..., 512 px
+WIDTHS = (512, 512, 512, 512, 256, 128, 64)  # of the blocks at 8, 16, ..., 512 px
 _SLOPE = 0.2
 _MAPPING_LAYERS = 8
 _MEAN_STYLE_LATENTS = 4096
@@ -99,15 +99,9 @@ class FaceSource(nn.Module):
 
         style = truncated(latents)
         feature_style = style if features is None else truncated(features)
-        constant = self.param("constant", nn.initializers.normal(1.0), (4, 4, 512))
-        x = jnp.broadcast_to(constant, (latents.shape[0], *constant.shape))
-        x = StyledConv(512, separable=False, name="stem")(x, style)
-        for index, width in enumerate(_WIDTHS):
-            own = feature_style if index in _FEATURE_LEVELS else style
-            x = x * nn.Dense(x.shape[-1], name=f"up_{index}")(own)[:, None, None]
-            x = inverse_wavelet(x)
-            x = StyledConv(width, name=f"conv_{index}_a")(x, own)
-            x = StyledConv(width, name=f"conv_{index}_b")(x, own)
+        x = stem(self, style)
+        for index in range(len(WIDTHS)):
+            x = synthesis_block(x, feature_style if index in _FEATURE_LEVELS else style, index)
         x = x * nn.Dense(x.shape[-1], name="head_style")(style)[:, None, None]
         kernel = self.param("head_kernel", nn.initializers.lecun_normal(), (x.shape[-1], 12))
         bias = self.param("head_bias", nn.initializers.zeros, (12,))
@@ -115,6 +109,27 @@ class FaceSource(nn.Module):
             return inverse_wavelet(x @ kernel + bias)
         low_band = x @ kernel[:, :3] + bias[:3]
         return 0.5 * reduce(low_band, self.resolution)
+
+
+def stem(module, style):
+    """Return the features (N, 4, 4, 512) that synthesis begins with, of styles (N, 512).
+
+    Their parameters `constant` and `stem` belong to `module`, whose compact method calls this.
+    """
+    constant = module.param("constant", nn.initializers.normal(1.0), (4, 4, 512))
+    x = jnp.broadcast_to(constant, (len(style), *constant.shape))
+    return StyledConv(512, separable=False, name="stem")(x, style)
+
+
+def synthesis_block(x, style, index: int):
+    """Double features (N, S, S, C) to those of block `index`, of styles (N, 512).
+
+    Its layers `up_INDEX`, `conv_INDEX_a`, `conv_INDEX_b` belong to the module that calls this.
+    """
+    x = x * nn.Dense(x.shape[-1], name=f"up_{index}")(style)[:, None, None]
+    x = inverse_wavelet(x)
+    x = StyledConv(WIDTHS[index], name=f"conv_{index}_a")(x, style)
+    return StyledConv(WIDTHS[index], name=f"conv_{index}_b")(x, style)
 
 
 def inverse_wavelet(bands):
@@ -146,8 +161,7 @@ def draw(params, keys, *, resolution: int):
     Returns:
       `(N, resolution, resolution, 3)` float32 in [-1, 1].
     """
-    latents, psi = _latents(keys)
-    return _draw(params, resolution, latents, psi)
+    return _draw(params, resolution, *latents(keys))
 
 
 def draw_twins(params, keys, *, resolution: int):
@@ -160,13 +174,13 @@ def draw_twins(params, keys, *, resolution: int):
 
     Arguments are those of `draw`. Returns `(N, 2, resolution, resolution, 3)` float32 in [-1, 1].
     """
-    latents, psi = _latents(keys)
-    features, _ = _latents(jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys))
-    pair = [_draw(params, resolution, latents, psi, other) for other in (latents, features)]
+    own, psi = latents(keys)
+    features, _ = latents(jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys))
+    pair = [_draw(params, resolution, own, psi, other) for other in (own, features)]
     return jnp.stack(pair, axis=1)
 
 
-def _latents(keys):
+def latents(keys):
     """Return normals (N, 512) and truncations (N,), one of each per key."""
 
     def latent(key):
@@ -255,7 +269,7 @@ def convert(mapping: Mapping[str, np.ndarray], synthesis: Mapping[str, np.ndarra
             **_head_and_stem_parameters(synthesis),
         }
         # The exporter numbered the constants without a name; every block adds the same to each.
-        for i in range(len(_WIDTHS)):
+        for i in range(len(WIDTHS)):
             block = f"m.layers.{i}"
             params[f"up_{i}"] = _dense(synthesis, f"{block}.up.modulation")
             params[f"conv_{i}_a"] = _separable(

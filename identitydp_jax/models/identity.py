@@ -37,6 +37,18 @@ class Encoder:
         """Map aligned faces (N, 112, 112, 3) in [-1, 1] to unit embeddings (N, D)."""
         return self.network.apply({"params": params}, faces)
 
+    def middle(self, params: dict, faces: jax.Array) -> jax.Array:
+        """Map aligned faces as above to the last map of 7 x 7, (N, 7, 7, C), that blocks give."""
+
+        def last(module, _):
+            return module.name == self.network.last_block
+
+        _, state = self.network.apply(
+            {"params": params}, faces, capture_intermediates=last, mutable=["intermediates"]
+        )
+        (maps,) = jax.tree.leaves(state)
+        return maps
+
 
 def load_encoder(
     name_or_path: str | pathlib.Path = "w600k_mbf",

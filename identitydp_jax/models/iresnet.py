@@ -61,6 +61,11 @@ class IResNet(nn.Module):
     width: int = 64
     embedding_size: int = 512
 
+    @property
+    def last_block(self) -> str:
+        """Name of the module that gives the last map before the embedding is made."""
+        return f"stage{len(self.blocks)}_block{self.blocks[-1] - 1}"
+
     @nn.compact
     def __call__(self, faces: jax.Array) -> jax.Array:
         """Map faces `(N, 112, 112, 3)` float32 RGB in [-1, 1] to unit `(N, embedding_size)`."""

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from identitydp_jax.models.depthwise import depthwise_conv
+from identitydp_jax.models.depthwise import Pair, depthwise_conv
 from identitydp_jax.weights.folding import Layer, channels_last, folded_layers
 from identitydp_jax.weights.onnx_file import OnnxModel
 
@@ -32,9 +32,10 @@ class PReLU(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """A 3x3 convolution of each channel by itself, with bias."""
+    """A 3x3 convolution of each channel by itself, with bias, zeros around the map by default."""
 
     stride: int = 1
+    padding: tuple[Pair, Pair] = _ONE_EACH_SIDE
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -43,7 +44,7 @@ class DepthwiseConv(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1)), shape)
         bias = self.param("bias", nn.initializers.zeros, shape[-1:])
         strides = (self.stride, self.stride)
-        return depthwise_conv(x, kernel, strides=strides, padding=_ONE_EACH_SIDE) + bias
+        return depthwise_conv(x, kernel, strides=strides, padding=self.padding) + bias
 
 
 class PairedConv(nn.Module):
@@ -94,6 +95,11 @@ class MobileFaceNet(nn.Module):
     width: int = 128
     blocks: tuple[int, int, int] = (4, 6, 2)
     embedding_size: int = 512
+
+    @property
+    def last_block(self) -> str:
+        """Name of the module that gives the last map before the embedding is made."""
+        return f"stage3_block{self.blocks[-1] - 1}"
 
     @nn.compact
     def __call__(self, faces: jax.Array) -> jax.Array:

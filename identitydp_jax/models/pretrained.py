@@ -15,8 +15,8 @@ import safetensors.numpy
 
 from identitydp_jax import storage
 from identitydp_jax.checks import UserError, parse_json
-from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
-from identitydp_jax.models.population import zeros
+from identitydp_jax.models import declared, population
+from identitydp_jax.models.aeinet import AEIConfig, double_shapes, variable_shapes
 from identitydp_jax.weights import cache
 from identitydp_jax.weights.registry import DEFAULT_MODEL, MODELS
 
@@ -32,9 +32,11 @@ class NetworkFile:
 
     Attributes:
       config: shape of the network.
-      variables: `params`, `batch_stats` and `population`, float32.
+      variables: `params`, `batch_stats` and `population`, float32; and `declared`, of
+        `models.declared`, if the model can preserve declared attributes.
       encoder: name or path of the identity encoder that it was trained with.
-      sha256: hexadecimal digest of the file.
+      sha256: hexadecimal digest of configuration, encoder and tensors. Files of one network differ
+        in the order of their headers; this does not.
     """
 
     config: AEIConfig
@@ -83,7 +85,13 @@ def load(name_or_path="default") -> NetworkFile:
         metadata = _metadata(data)
         config = AEIConfig(**parse_json(metadata["config"]))
         encoder = metadata["encoder"]
-        expected = {**variable_shapes(config), "population": zeros(config.identity_dimension)}
+        empty = population.zeros(config.identity_dimension)
+        expected = {**variable_shapes(config), "population": empty}
+        if any(name.startswith("double/") for name in tensors):
+            expected["double"] = double_shapes(config)
+        if any(name.startswith("declared/") for name in tensors):
+            inputs = len(tensors["declared/kernel"])
+            expected["declared"] = declared.zeros(config.identity_dimension, inputs)
         expected = jax.tree.map(lambda leaf: leaf.shape, expected)
     except (safetensors.SafetensorError, *_UNREADABLE):
         raise UserError(f"{path}: not a model file of `identitydp train --export`") from None
@@ -93,7 +101,7 @@ def load(name_or_path="default") -> NetworkFile:
     _check_values(path, tensors)
     flat = {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()}
     variables = flax.traverse_util.unflatten_dict(flat, sep="/")
-    return NetworkFile(config, variables, encoder, hashlib.sha256(data).hexdigest())
+    return NetworkFile(config, variables, encoder, _digest(config, encoder, tensors))
 
 
 def _metadata(data: bytes) -> dict:
@@ -113,3 +121,15 @@ def _check_values(path, tensors: dict[str, np.ndarray]) -> None:
             raise UserError(f"{path}: {name} is not finite, so the model can draw nothing")
     if not any(value.any() for name, value in tensors.items() if name.startswith("params/")):
         raise UserError(f"{path}: all its parameters are zero, so the model can draw nothing")
+
+
+def _digest(config: AEIConfig, encoder: str, tensors: dict[str, np.ndarray]) -> str:
+    """Return SHA-256 of a network, each part after its length so that no two make one message."""
+    parts = [json.dumps(dataclasses.asdict(config), sort_keys=True).encode(), encoder.encode()]
+    for name, value in sorted(tensors.items()):
+        data = np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes()
+        parts += [name.encode(), value.dtype.name.encode(), repr(value.shape).encode(), data]
+    digest = hashlib.sha256(b"identitydp network v1\0")
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()

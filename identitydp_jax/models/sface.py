@@ -40,6 +40,11 @@ class SFace(nn.Module):
     blocks: tuple[tuple[int, int], ...] = _BLOCKS
     embedding_size: int = 128
 
+    @property
+    def last_block(self) -> str:
+        """Name of the module that gives the last map before the embedding is made."""
+        return f"pointwise{len(self.blocks) - 1}_prelu"
+
     @nn.compact
     def __call__(self, faces: jax.Array) -> jax.Array:
         """Map faces `(N, 112, 112, 3)` float32 RGB in [-1, 1] to unit `(N, embedding_size)`."""

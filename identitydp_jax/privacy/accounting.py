@@ -222,6 +222,14 @@ class Budget:
                 positive(f"budget {name.replace('_', ' ')}", getattr(self, name))
         _check_delta(self.delta)
 
+    def updated(self, given: "Budget") -> "Budget":
+        """Return these limits with the ones that `given` sets in their place."""
+        set_there = ("epsilon", "rho", "epsilon_at_delta")
+        changes = {name: getattr(given, name) for name in set_there if getattr(given, name)}
+        if given.epsilon_at_delta:
+            changes["delta"] = given.delta
+        return dataclasses.replace(self, **changes)
+
     def excess(self, losses: Iterable[Loss]) -> str | None:
         """Say which limit the losses pass, and with how much; None where they reach it at most."""
         losses = list(losses)

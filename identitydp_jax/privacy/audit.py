@@ -258,17 +258,19 @@ def check_determinism(release: Release, subject: str, *, seed: int, width: int =
 
 
 def check_keys(release: Release, subject: str, *, seed: int, width: int = 512) -> Finding:
-    """Whether keys of other photos, faces and policies give other, independent noise.
+    """Whether keys of other photos, crops, boxes and policies give other, independent noise.
 
     128 keys of `keys.face_key` and `keys.subject_key`, from one master: 4 photos, 4 policies, 7
-    boxes and a subject. The signs of `width` codes each are compared as in `check_independence`.
+    pairs of a crop and a box, and a subject. The signs of `width` codes each are compared as in
+    `check_independence`.
     """
     master = keys.audit_master(seed)
     photos = [hashlib.sha256(bytes([i])).digest() for i in range(4)]
     policies = [f"laplace;epsilon={epsilon}" for epsilon in (1, 6, 60, 600)]
+    faces = list(itertools.product(range(4), photos[:2]))[:7]
     derived = [
-        keys.face_key(master, digest=photo, policy=policy, box=np.arange(4) + box)
-        for photo, policy, box in itertools.product(photos, policies, range(7))
+        keys.face_key(master, digest=photo, crop=crop, policy=policy, box=np.arange(4) + box)
+        for photo, policy, (box, crop) in itertools.product(photos, policies, faces)
     ]
     derived += [
         keys.subject_key(master, subject="person", digest=photo, policy=policy)

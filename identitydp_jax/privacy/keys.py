@@ -6,6 +6,12 @@ of operating-system entropy in a file that only its owner reads, and never appea
 under the master key, so the same photo and master key give the same noise, and no two faces share
 noise.
 
+**One key, one embedding.** Noise that is added to two embeddings shows their difference. So every
+random key is bound to the very pixels of the aligned face that is noised, besides model and setting
+(the policy): what changes the crop, as a pixelated neighbour, another detector or another version
+does, changes the key. What is left are the last bits of floating point: two kinds of processors may
+embed the same pixels a little differently, and their two results show these roundings, no more.
+
 **One rule for audits.** Every random key made here is a ChaCha20 key (`privacy.chacha`), whatever
 the master; an audit has another master, which anybody can make from a public integer, and its
 commitment says so wherever it is written. There is no other way from an integer to noise.
@@ -133,8 +139,9 @@ def image_key(master: MasterKey, *, digest: bytes, policy: str):
 
     Args:
       master: see `load_or_create` and `audit_master`.
-      digest: SHA-256 of the image's content, 32 bytes.
-      policy: `PrivacySetting.policy(model_sha256)`. Another setting or model gets another key, as
+      digest: SHA-256 of exactly what is noised, the aligned face, 32 bytes; not of a file or photo
+        that it is from.
+      policy: `PrivacySetting.policy` with the model. Another setting or model gets another key, as
         one key for two of them would reveal the difference between what they hide.
 
     For a photo with several faces, use `face_key`: not this key folded with a face's index, since
@@ -143,12 +150,14 @@ def image_key(master: MasterKey, *, digest: bytes, policy: str):
     return _random_key(master, b"image", _checked(digest), policy.encode())
 
 
-def face_key(master: MasterKey, *, digest: bytes, policy: str, box):
-    """Return the random key of one face in a photo: like `image_key`, and bound to the face's box.
+def face_key(master: MasterKey, *, digest: bytes, crop: bytes, policy: str, box):
+    """Return the random key of one face in a photo: like `image_key`, and bound to photo and box.
 
     Args:
       master: see `load_or_create` and `audit_master`.
       digest: SHA-256 of the photo's content, 32 bytes.
+      crop: SHA-256 of exactly what is noised, the aligned face, 32 bytes. Photo and box don't say
+        what that is: neighbours may have been pixelated in it or not.
       policy: see `image_key`.
       box: 4 finite numbers, the detector's (left, top, right, bottom) in pixels of the photo;
         rounded to whole pixels, so small differences between machines seldom matter.
@@ -160,7 +169,7 @@ def face_key(master: MasterKey, *, digest: bytes, policy: str, box):
     if corners.shape != (4,) or not np.isfinite(corners).all():
         raise ValueError("box: give 4 finite numbers (left, top, right, bottom)")
     rounded = np.rint(corners).astype(">i8").tobytes()
-    return _random_key(master, b"face", _checked(digest), policy.encode(), rounded)
+    return _random_key(master, b"face", _checked(digest), _checked(crop), policy.encode(), rounded)
 
 
 def subject_key(master: MasterKey, *, subject: str, digest: bytes, policy: str):
@@ -197,6 +206,14 @@ def tag(master: MasterKey, *, digest: bytes, text: str) -> str:
     Nobody without the master key can make it, or learn from it what content it is of.
     """
     return _derive(master, b"tag", _checked(digest), text.encode()).hex()
+
+
+def seal(master: MasterKey, content: bytes) -> str:
+    """Return a public keyed hash of what is written under a master key, 64 hexadecimal digits.
+
+    Nobody without the master key can make it, so it shows whether the content was changed since.
+    """
+    return _derive(master, b"seal", content).hex()
 
 
 def _random_key(master: MasterKey, purpose: bytes, *parts: bytes):

@@ -1,7 +1,8 @@
 """The ledger: what each subject has been charged, and the noisy code that the charge bought.
 
-One SQLite file. Entry 0 names the ledger; every other entry is one release: its subject (as a
-keyed hash), what it cost (`Charge`) and the code. The same subject and policy get that code back
+One SQLite file. Entry 0 names the ledger; every other entry sets limits, which stay in force until
+others are set, or is one release: its subject (as a keyed hash), what it cost (`Charge`) and the
+code. The same subject and policy get that code back
 instead of fresh noise, because noise that is drawn anew averages out.
 
 **Order of events.** Within one transaction, which keeps all other writers out: the entries since
@@ -13,8 +14,9 @@ process that dies at any moment has either charged and remembered a code, or rel
 body holds the SHA-256 of the code: an entry that is changed, removed, inserted or moved breaks the
 chain. Who lacks the ledger's key may compute another chain, but not its seals, HMACs of the heads,
 which are checked wherever the key is given. What the file alone can *not* show is that its newest
-entries are gone, or that all of it is an older copy. The heads that releases return do show it:
-put them into receipts, keep those elsewhere, and give them to `read`. Who has the key can rewrite
+entries are gone, or that all of it is an older copy, or the whole file. The heads that releases
+return do show it: the newest is kept beside the key (`ledger_head`), and others put into receipts,
+for `read`. Who has the key can rewrite
 whatever is not attested by a head that somebody else keeps. And a photo that was anonymized with
 another ledger, or none, is in no account here.
 
@@ -24,7 +26,6 @@ and the key of the noise has the faces. The file has mode 0600.
 """
 
 import dataclasses
-import datetime
 import os
 import pathlib
 import secrets
@@ -34,46 +35,25 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from identitydp_jax.checks import UserError
-from identitydp_jax.privacy.accounting import Budget, Loss, PureLoss, epsilon_at
-from identitydp_jax.privacy.calibration import EMBEDDING_DIM
+from identitydp_jax.privacy import ledger_head
+from identitydp_jax.privacy.accounting import Budget, Loss
 from identitydp_jax.privacy.ledger_chain import (
     FORMAT,
     NO_HEAD,
     Chain,
+    Charge,
     Entry,
     Remembered,
+    charge_record,
     commit,
     digest,
     mac,
     make_row,
+    now,
 )
 from identitydp_jax.privacy.ledger_file import LedgerFile, create, damage
 
 _KEY_BYTES = 32
-_DELTA = 1e-6  # at which an entry states the epsilon of a mechanism that has no pure one
-
-
-@dataclasses.dataclass(frozen=True)
-class Charge:
-    """What one release costs its subject, and what it is made with.
-
-    Attributes:
-      policy: text that names everything which makes codes differ; see `PrivacySetting.policy`.
-      mechanism: for the reader of the ledger, as is `calibration`.
-      calibration: by which sensitivity the noise is scaled.
-      claimed_epsilon: by the paper's definition, finite.
-      loss: as certified; this is what adds up.
-      key: the commitment to the key of the noise, never the key.
-      dimension: how many integers a code has.
-    """
-
-    policy: str
-    mechanism: str
-    calibration: str
-    claimed_epsilon: float
-    loss: Loss
-    key: str
-    dimension: int = EMBEDDING_DIM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,24 +83,43 @@ class Ledger:
       key: 32 secret bytes, the same for the ledger's life: under another key a subject would have
         another tag, and its account would start anew.
       budget: what the releases of one subject may add up to, those by other processes included.
+        What it sets replaces what the ledger has kept, and is kept; the rest stays in force.
+      head_file: where the newest head is kept, of `ledger_head.path_beside`; None keeps none.
 
     Raises:
       UserError: the file is damaged, no ledger, of another key, not a regular file, has
-        permissions wider than 0600, or cannot be read, made or written.
+        permissions wider than 0600, or cannot be read, made or written; or there is a head, and
+        the ledger is gone or lacks it.
     """
 
-    def __init__(self, path: str | os.PathLike, key: bytes, *, budget: Budget | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        key: bytes,
+        *,
+        budget: Budget | None = None,
+        head_file: pathlib.Path | None = None,
+    ):
         if len(key) != _KEY_BYTES:
             raise ValueError(f"the ledger's key has {len(key)} bytes: give {_KEY_BYTES}")
-        path = pathlib.Path(path)
+        path, self._head_file = pathlib.Path(path), head_file
+        attested = ledger_head.read(head_file) if head_file else None
         if not os.path.lexists(path):
+            if attested:
+                raise UserError(
+                    f"ledger {path} is gone, though releases were charged in it: restore it (or"
+                    f" remove {head_file}, and lose the account of all of them)"
+                )
             first = {"ledger": FORMAT, "id": secrets.token_hex(16), "key": commit(key)}
-            create(path, make_row(0, first | {"time": _now()}, b"", after=NO_HEAD, key=key))
-        self._key, self._budget = bytes(key), budget or Budget()
+            create(path, make_row(0, first | {"time": now()}, b"", after=NO_HEAD, key=key))
+        self._key = bytes(key)
         self._file, self._chain = LedgerFile(path), Chain(path, self._key)
         try:
             with self._file.transaction():
-                self._catch_up()
+                entries = self._catch_up()
+                if attested and attested not in {entry.head for entry in entries}:
+                    raise damage(path, f"it lacks the entry that {head_file} attests")
+                self._set_limits(budget or Budget())
         except BaseException:
             self.close()
             raise
@@ -179,16 +178,25 @@ class Ledger:
                 shape = (len(places), charge.dimension)
                 codes = _check_codes(draw(list(places.values())), shape)
                 releases |= self._append(dict(zip(places, codes, strict=True)), charge)
+        if places and self._head_file:
+            ledger_head.write(self._head_file, max(releases.values(), key=_number).head)
         return [releases[tag] for tag in tags]
 
-    def _catch_up(self) -> None:
-        """Verify what was written since the last look."""
-        self._chain.extend(self._file.rows(self._chain.number))
+    def _catch_up(self) -> list[Entry]:
+        """Verify what was written since the last look, and return it."""
+        return self._chain.extend(self._file.rows(self._chain.number))
+
+    def _set_limits(self, given: Budget) -> None:
+        budget = self._chain.budget.updated(given)
+        if budget != self._chain.budget:
+            record = {"time": now(), "limits": dataclasses.asdict(budget)}
+            number, head = self._chain.number + 1, self._chain.head
+            self._file.append(make_row(number, record, b"", after=head, key=self._key))
 
     def _check_budget(self, tag: str, loss: Loss) -> None:
         counts = self._chain.losses.get(tag)
         spent = list(counts.elements()) if counts else []
-        excess = self._budget.excess([*spent, loss])
+        excess = self._chain.budget.excess([*spent, loss])
         if excess:
             raise UserError(
                 f"ledger {self._file.path}: after {len(spent)} releases of subject {tag[:12]},"
@@ -206,7 +214,7 @@ class Ledger:
         for tag, code in codes.items():
             data = code.astype("<i4").tobytes()
             number += 1
-            row = make_row(number, _record(tag, charge), data, after=head, key=self._key)
+            row = make_row(number, charge_record(tag, charge), data, after=head, key=self._key)
             self._file.append(row)
             head = row[2]
             releases[tag] = Release(_code(data), number, head.hex(), reused=False)
@@ -264,22 +272,8 @@ def read(
     return entries
 
 
-def _record(tag: str, charge: Charge) -> dict:
-    """Return the body of a release."""
-    pure = isinstance(charge.loss, PureLoss)
-    return {
-        "time": _now(),
-        "subject": tag,
-        "policy": charge.policy,
-        "mechanism": charge.mechanism,
-        "calibration": charge.calibration,
-        "claimed_epsilon": charge.claimed_epsilon,
-        "epsilon": charge.loss.epsilon if pure else epsilon_at(_DELTA, [charge.loss]),
-        "delta": 0.0 if pure else _DELTA,
-        "rho": charge.loss.rho,
-        "loss": dataclasses.asdict(charge.loss),
-        "key": charge.key,
-    }
+def _number(release: Release) -> int:
+    return release.number
 
 
 def _check_codes(codes, shape: tuple[int, int]) -> np.ndarray:
@@ -296,7 +290,3 @@ def _code(data: bytes) -> np.ndarray:
     code = np.frombuffer(data, "<i4").astype(np.int32)
     code.flags.writeable = False
     return code
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

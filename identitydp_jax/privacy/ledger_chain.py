@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import datetime
 import hashlib
 import hmac
 import json
@@ -11,7 +12,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from identitydp_jax.checks import UserError, parse_json
-from identitydp_jax.privacy.accounting import GaussianLoss, Loss, PureLoss
+from identitydp_jax.privacy.accounting import Budget, GaussianLoss, Loss, PureLoss, epsilon_at
+from identitydp_jax.privacy.calibration import EMBEDDING_DIM
 from identitydp_jax.privacy.ledger_file import damage
 
 FORMAT = "identitydp ledger v1"
@@ -21,6 +23,31 @@ _FIELDS = (
     ("time", "subject", "policy", "mechanism", "calibration", "key", "code_sha256"),
     ("claimed_epsilon", "epsilon", "delta", "rho"),
 )
+_LIMIT_FIELDS = ("time", "code_sha256"), ()
+_DELTA = 1e-6  # at which an entry states the epsilon of a mechanism that has no pure one
+
+
+@dataclasses.dataclass(frozen=True)
+class Charge:
+    """What one release costs its subject, and what it is made with.
+
+    Attributes:
+      policy: text that names everything which makes codes differ; see `PrivacySetting.policy`.
+      mechanism: for the reader of the ledger, as is `calibration`.
+      calibration: by which sensitivity the noise is scaled.
+      claimed_epsilon: by the paper's definition, finite.
+      loss: as certified; this is what adds up.
+      key: the commitment to the key of the noise, never the key.
+      dimension: how many integers a code has.
+    """
+
+    policy: str
+    mechanism: str
+    calibration: str
+    claimed_epsilon: float
+    loss: Loss
+    key: str
+    dimension: int = EMBEDDING_DIM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,17 +55,28 @@ class Entry:
     """One verified entry, without its code.
 
     Attributes:
-      number: its place; 0 names the ledger, each other one is a release.
+      number: its place; 0 names the ledger, each other one is a release or sets limits.
       head: hexadecimal.
       record: the body. Of entry 0: `ledger`, `id`, `key` (commitment to the ledger's), `time`,
         `code_sha256` (of nothing). Of a release: `time`, `subject` (its tag), `policy`,
         `mechanism`, `calibration`, `claimed_epsilon`, `epsilon` as certified at `delta`, `rho`,
-        `loss`, `key` (commitment to that of the noise), `code_sha256`.
+        `loss`, `key` (commitment to that of the noise), `code_sha256`. Of limits: `time`, `limits`
+        (those of `accounting.Budget`, all that are in force from then on), `code_sha256`.
     """
 
     number: int
     head: str
     record: dict
+
+    @property
+    def is_release(self) -> bool:
+        """Whether it charges a subject."""
+        return "subject" in self.record
+
+    @property
+    def budget(self) -> Budget | None:
+        """The limits that it sets, None of any other entry."""
+        return Budget(**self.record["limits"]) if "limits" in self.record else None
 
     @property
     def loss(self) -> Loss:
@@ -67,6 +105,7 @@ class Chain:
       head: of that entry, 32 bytes.
       losses: by tag, how often each loss was charged.
       remembered: by (tag, policy).
+      budget: what the releases of one subject may add up to, as last set.
     """
 
     def __init__(self, path: pathlib.Path, key: bytes | None):
@@ -74,6 +113,7 @@ class Chain:
         self.head = NO_HEAD
         self.losses: dict[str, collections.Counter[Loss]] = {}
         self.remembered: dict[tuple[str, str], Remembered] = {}
+        self.budget = Budget()
         self._path, self._key = path, key
 
     def extend(self, rows: Iterable[tuple]) -> list[Entry]:
@@ -110,19 +150,23 @@ class Chain:
             raise damage(self._path, f"entry {number} was not written with the ledger's key")
         if not isinstance(code, bytes) or digest(code) != entry.record["code_sha256"]:
             raise damage(self._path, f"the code of entry {number} was changed")
-        if number > 0:
+        if entry.is_release:
             self._charge(entry)
+        self.budget = entry.budget or self.budget
         self.number, self.head = number, head
         return entry
 
     def _parse(self, number: int, body: bytes, head: bytes) -> Entry:
         try:
             entry = Entry(number, head.hex(), parse_json(body))
-            texts, numbers = _FIELDS if number else _FIRST_FIELDS
+            texts, numbers = _fields(number, entry)
             readable = all(isinstance(entry.record[name], str) for name in texts)
             readable &= all(isinstance(entry.record[name], int | float) for name in numbers)
-            readable &= bool(entry.loss) if number else entry.record["ledger"] == FORMAT
-        except (KeyError, TypeError, ValueError):
+            if number == 0:
+                readable &= entry.record["ledger"] == FORMAT
+            else:
+                readable &= bool(entry.loss if entry.is_release else entry.budget)
+        except (KeyError, TypeError, ValueError, UserError):
             readable = False
         if not readable:
             raise damage(self._path, f"entry {number} is not of the format {FORMAT!r}")
@@ -133,6 +177,31 @@ class Chain:
         self.losses.setdefault(tag, collections.Counter())[entry.loss] += 1
         code = Remembered(entry.number, entry.head, entry.record["code_sha256"])
         self.remembered.setdefault((tag, policy), code)
+
+
+def _fields(number: int, entry: Entry) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names that an entry must have, of texts and of numbers."""
+    if number == 0:
+        return _FIRST_FIELDS
+    return _FIELDS if entry.is_release else _LIMIT_FIELDS
+
+
+def charge_record(tag: str, charge: Charge) -> dict:
+    """Return the body of a release by the subject of a tag."""
+    pure = isinstance(charge.loss, PureLoss)
+    return {
+        "time": now(),
+        "subject": tag,
+        "policy": charge.policy,
+        "mechanism": charge.mechanism,
+        "calibration": charge.calibration,
+        "claimed_epsilon": charge.claimed_epsilon,
+        "epsilon": charge.loss.epsilon if pure else epsilon_at(_DELTA, [charge.loss]),
+        "delta": 0.0 if pure else _DELTA,
+        "rho": charge.loss.rho,
+        "loss": dataclasses.asdict(charge.loss),
+        "key": charge.key,
+    }
 
 
 def make_row(number: int, record: dict, code: bytes, *, after: bytes, key: bytes) -> tuple:
@@ -172,3 +241,8 @@ def mac(key: bytes, purpose: bytes, data: bytes) -> bytes:
 def commit(key: bytes) -> str:
     """Return what entry 0 says of the key, so that no other is used with the ledger."""
     return mac(key, b"commitment", b"").hex()
+
+
+def now() -> str:
+    """Return the time as entries have it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

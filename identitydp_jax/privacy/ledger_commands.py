@@ -21,10 +21,14 @@ def add_parser(subparsers) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="{show,verify,budget}")
     show = actions.add_parser("show", help="list the releases")
     verify = actions.add_parser(
-        "verify", help="check every entry; status 1 if the ledger is damaged or was tampered with"
+        "verify",
+        help="check every entry; status 1 if the ledger is damaged, was tampered with, or can't be"
+        " verified without its key",
     )
     budget = actions.add_parser(
-        "budget", help="add up what each subject has spent; status 1 if a limit is passed"
+        "budget",
+        help="add up what each subject has spent; status 1 if a limit is passed, one given here or"
+        " kept in the ledger",
     )
     for action in (show, verify, budget):
         action.add_argument(
@@ -34,7 +38,9 @@ def add_parser(subparsers) -> None:
             help="the ledger's file, if it is not beside the key file",
         )
         action.add_argument(
-            "--key-file", metavar="FILE", help="the master key: check the ledger's seals with it"
+            "--key-file",
+            metavar="FILE",
+            help="the master key: check the ledger's seals with it (without LEDGER, your own)",
         )
     for action in (show, budget):
         action.add_argument("--subject", metavar="NAME", help="of this one only; needs --key-file")
@@ -73,7 +79,7 @@ def add_limits(parser) -> None:
 def _show(args) -> int:
     header = "NUMBER TIME SUBJECT MECHANISM CALIBRATION CLAIMED CERTIFIED DELTA RHO KEY POLICY"
     rows = [header.split()]
-    for entry in _releases(args):
+    for entry in _releases(args, _read(args)):
         record = entry.record
         what = (record[name] for name in ("mechanism", "calibration"))
         numbers = (f"{record[name]:.6g}" for name in ("claimed_epsilon", "epsilon", "delta", "rho"))
@@ -94,21 +100,27 @@ def _verify(args) -> int:
     except DamagedLedger as error:
         print(f"identitydp: error: {error}", file=sys.stderr)
         return 1
-    subjects = {entry.record["subject"] for entry in entries[1:]}
-    print(f"{len(entries) - 1} releases of {len(subjects)} subjects, head {entries[-1].head}")
-    if not args.key_file:
-        print("identitydp: seals were not checked: give --key-file", file=sys.stderr)
-    return 0
+    releases = [entry for entry in entries if entry.is_release]
+    subjects = {entry.record["subject"] for entry in releases}
+    sealed = _key_file(args) is not None
+    text = f"{len(releases)} releases of {len(subjects)} subjects, head {entries[-1].head}"
+    print(text if sealed else f"unverified: {text}")
+    if not sealed:
+        print("identitydp: error: seals were not checked: give --key-file", file=sys.stderr)
+    return 0 if sealed else 1
 
 
 def _budget(args) -> int:
     from identitydp_jax.privacy import accounting
 
-    budget = accounting.Budget(
+    given = accounting.Budget(
         args.budget_epsilon, args.budget_rho, args.budget_epsilon_at_delta, args.delta
     )
+    entries = _read(args)
+    kept = [entry.budget for entry in entries if entry.budget]
+    budget = (kept[-1] if kept else accounting.Budget()).updated(given)
     spent = {}
-    for entry in _releases(args):
+    for entry in _releases(args, entries):
         spent.setdefault(entry.record["subject"], []).append(entry.loss)
     rows = [["SUBJECT", "RELEASES", "EPSILON", "RHO", f"EPSILON AT {args.delta:g}", "BUDGET"]]
     over = 0
@@ -125,30 +137,43 @@ def _budget(args) -> int:
     return 1 if over else 0
 
 
-def _releases(args) -> list:
-    """Return the verified releases that the options ask for."""
+def _releases(args, entries: list) -> list:
+    """Return the releases that the options ask for."""
     from identitydp_jax.privacy import ledger
 
-    releases = _read(args)[1:]
+    releases = [entry for entry in entries if entry.is_release]
     if args.subject is None:
         return releases
-    if not args.key_file:
+    if _key_file(args) is None:
         raise UserError("--subject needs --key-file: names are in the ledger as keyed hashes only")
     tag = ledger.subject_tag(_key(args), args.subject)
     return [entry for entry in releases if entry.record["subject"] == tag]
 
 
 def _read(args, heads=()) -> list:
-    from identitydp_jax.privacy import keys, ledger
+    from identitydp_jax.privacy import keys, ledger, ledger_head
 
-    path = args.file or ledger.default_path(args.key_file or keys.default_path())
+    key_file = _key_file(args)
+    path = args.file or ledger.default_path(key_file or keys.default_path())
+    attested = ledger_head.read(ledger_head.path_beside(key_file, path)) if key_file else None
+    heads = [*heads, attested] if attested else heads
     return ledger.read(path, key=_key(args), heads=heads)
 
 
 def _key(args) -> bytes | None:
     from identitydp_jax.privacy import keys
 
-    return keys.ledger_key(keys.load(args.key_file)) if args.key_file else None
+    key_file = _key_file(args)
+    return keys.ledger_key(keys.load(key_file)) if key_file else None
+
+
+def _key_file(args):
+    """Return the key's file: the one named or, where no ledger is named either, the user's own."""
+    from identitydp_jax.privacy import keys
+
+    if args.key_file or args.file:
+        return args.key_file
+    return keys.default_path() if keys.default_path().exists() else None
 
 
 def _print_table(rows: list[list[str]]) -> None:

@@ -3,7 +3,8 @@
 **What is guaranteed.** `release` turns an embedding into integer codes. For any two embeddings at
 all and any set S of codes, P[M(r) in S] <= exp(epsilon) P[M(r') in S], epsilon being
 `PrivacySetting.certified_epsilon`: *epsilon-local differential privacy of the identity embedding,
-given the attribute maps*, with delta 0. (``gaussian``: rho-zero-concentrated differential privacy
+given the attribute maps, the declared attributes that are preserved, the alignment and the
+detector's output*, with delta 0. (``gaussian``: rho-zero-concentrated differential privacy
 instead.) That is proved for the very integers that run, in `privacy.lattice`, `privacy.privunit`
 and `privacy.discrete_gaussian`; the one assumption is that the bits of a secret ChaCha20 key are
 uniform and independent for whoever lacks it. Decoding codes, and drawing an image from them, is
@@ -11,12 +12,13 @@ post-processing and costs nothing.
 
 **What is not.**
 
-- The image is not epsilon-differentially private: it also depends on the attribute maps, which
-  carry no noise.
+- The image is not epsilon-differentially private: it also depends on the attribute maps, on the
+  declared attributes (`models.declared`), on where the detector found the face and how it was
+  aligned, and on all around it, which carry no noise.
 - Calibration ``paper`` takes Delta from a finite set of faces, which bounds no face outside it: its
   nominal epsilon is the paper's, its certified one is larger.
 - A key used twice, for two embeddings at one setting, reveals their difference. `privacy.keys`
-  derives keys that differ whenever photo, face or policy do.
+  binds every key to the very pixels that are noised, so one key has one embedding.
 - Each independent release of one person adds its loss: `privacy.ledger` keeps account.
 - Whoever has the key and the codes has the embedding.
 """

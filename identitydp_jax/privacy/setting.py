@@ -26,7 +26,8 @@ class PrivacySetting:
 
     What is guaranteed for one release: for any two faces and any set of released codes, the
     probabilities under the one and the other differ at most by the factor exp(`certified_epsilon`)
-    (with ``gaussian``: as `rho` says), given the attribute maps; see `privacy.mechanism`.
+    (with ``gaussian``: as `rho` says), given the attribute maps, the declared attributes, the
+    alignment and the detector's output; see `privacy.mechanism`.
 
     Attributes:
       mechanism: ``laplace``, the paper's; ``privunit``, which keeps more likeness for its budget;
@@ -136,17 +137,18 @@ class PrivacySetting:
             return privunit.expected_cosine(self.noise)
         return discrete_gaussian.expected_cosine(self.noise, self.dimension)
 
-    def policy(self, model_sha256: str) -> str:
+    def policy(self, model_sha256: str, encoder_sha256: str) -> str:
         """Return the canonical text of this setting with a model, for keys, ledger and receipts.
 
-        It names everything that changes what a key is used for, and nothing else.
+        It names everything that changes what a key is used for, and nothing else: the network's
+        digest is of what it is, not of how a file has it, and the encoder's is pinned.
         """
         text = f"{self.mechanism};"
         if self.noise is not None:
             words = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(self.arrays))
             name, noise = self.calibration.name, hashlib.sha256(words).hexdigest()
             text += f"epsilon={self.epsilon!r};calibration={name};noise={noise};"
-        return text + f"model={model_sha256}"
+        return text + f"model={model_sha256};encoder={encoder_sha256}"
 
     def check_disjoint(self, content: bytes) -> None:
         """Raise `UserError` if a photo is in the set that the calibration was measured on.

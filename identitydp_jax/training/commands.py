@@ -20,6 +20,10 @@ def add_parser(subparsers) -> None:
         "--workdir", required=True, help="folder for checkpoints, metrics, pictures"
     )
     parser.add_argument(
+        "--start-from", metavar="MODEL",
+        help="begin with the network of this model, a name or a file, instead of the first stages",
+    )  # fmt: skip
+    parser.add_argument(
         "--profile", action="store_true",
         help="write what JAX's profiler sees of three steps into WORKDIR/profile",
     )  # fmt: skip
@@ -44,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
         from identitydp_jax.training.loop import on_host
 
         try:
-            state = train_in_stages(config, args.workdir, profile=args.profile)
+            state = train_in_stages(
+                config, args.workdir, profile=args.profile, start_from=args.start_from
+            )
         except processes.Preempted as stopped:
             if jax.process_index() == 0:
                 print(f"identitydp: {stopped}", file=sys.stderr, flush=True)

@@ -10,12 +10,13 @@ from identitydp_jax.checks import UserError, one_of, positive
 
 _COUNTS = ("batch_size", "accumulate", "steps", "log_every", "checkpoint_every", "keep", "held_out",
            "pool", "population", "freeze_statistics_at", "discriminator.layers")  # fmt: skip
-_YES_OR_NO = ("augmentation", "fsdp", "remat")
+_YES_OR_NO = ("augmentation", "fsdp", "remat", "mixture.anchored")
 _COMPUTE = ("float32", "bfloat16")
 _SHARES = ("mixture.same", "mixture.twin", "mixture.other", "mixture.noised")
 _WEIGHTS = ("loss.adversarial", "loss.identity", "loss.attributes", "loss.reconstruction",
             "loss.texture", "loss.leak", "loss.colour", "loss.detail",
-            "loss.landmarks")  # fmt: skip
+            "loss.landmarks", "loss.surroundings", "loss.edge", "loss.seam",
+            "loss.styles", "loss.modulation", "clip")  # fmt: skip
 _SEED_LIMIT = 2**32  # `jax.random.key` drops higher bits: two seeds would give the same run
 
 
@@ -59,9 +60,9 @@ def check(config) -> None:
     values = dict(_leaves(config))
     choices = {"loss.kind": losses.KINDS, "loss.reduction": losses.REDUCTIONS, "compute": _COMPUTE}
     needed = (*_COUNTS, *_YES_OR_NO, *_SHARES, *_WEIGHTS, *choices, "refresh", "seed", "data",
-              "coarse_steps", "coarse_rate", "encoder", "learning_rate", "frozen_rate",
-              "average_decay", "softening", "momentum", "mixture.epsilon", "network.resolution",
-              "discriminator.width")  # fmt: skip
+              "styles_steps", "coarse_steps", "coarse_rate", "encoder", "learning_rate",
+              "frozen_rate", "average_decay", "softening", "momentum", "mixture.epsilon",
+              "network.resolution", "discriminator.width")  # fmt: skip
     for name in needed:
         if name not in values:
             raise UserError(f"the configuration lacks {name}")

@@ -1,4 +1,4 @@
-"""The command `identitydp data`: generated faces, and faces of photos, to train on."""
+"""The command `identitydp data`: what networks are trained on, and what is fitted without any."""
 
 import argparse
 import os
@@ -9,12 +9,13 @@ _SEED_LIMIT = 2**32  # `jax.random.key` drops higher bits: two seeds would give 
 
 
 def add_parser(subparsers) -> None:
-    """Add `data` with its actions, `synthetic` and `prepare`, to the program's subcommands."""
+    """Add `data` with its actions to the program's subcommands."""
     actions = subparsers.add_parser("data", help="make training data").add_subparsers(
         dest="action", required=True
     )
     _add_synthetic(actions)
     _add_prepare(actions)
+    _add_heads(actions)
 
 
 def _add_synthetic(actions) -> None:
@@ -57,6 +58,20 @@ def _add_prepare(actions) -> None:
     )
 
 
+def _add_heads(actions) -> None:
+    parser = actions.add_parser(
+        "heads",
+        help="fit an identity encoder's heads for declared attributes",
+        description="Draw 5,000 faces of nobody, of which some are labelled, and fit to an identity"
+        " encoder what asks for gender, age group, skin, glasses and beard (--preserve of"
+        " anonymize).",
+    )
+    parser.add_argument(
+        "--encoder", default="w600k_mbf", help="name or ONNX file of the encoder (%(default)s)"
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help="file to write")
+
+
 def run(args: argparse.Namespace) -> int:
     """Do the action and return the exit status 0.
 
@@ -64,7 +79,16 @@ def run(args: argparse.Namespace) -> int:
       UserError: a setting is out of range, the source or the weights cannot be had, or the folder
         cannot be written.
     """
-    return {"synthetic": _synthetic, "prepare": _prepare}[args.action](args)
+    actions = {"synthetic": _synthetic, "prepare": _prepare, "heads": _heads}
+    return actions[args.action](args)
+
+
+def _heads(args: argparse.Namespace) -> int:
+    from identitydp_jax.training import declared_heads
+
+    declared_heads.write(args.encoder, args.output)
+    print(f"{args.output}: heads for {args.encoder}")
+    return 0
 
 
 def _prepare(args: argparse.Namespace) -> int:

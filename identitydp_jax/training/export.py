@@ -8,6 +8,7 @@ import ml_collections
 
 from identitydp_jax import __version__, storage
 from identitydp_jax.checks import UserError
+from identitydp_jax.models import declared, face_source, prior
 from identitydp_jax.models.layers import parameter_count
 from identitydp_jax.models.pretrained import save
 from identitydp_jax.training import state as states
@@ -66,6 +67,8 @@ def export_run(workdir, path, *, best: bool, command: str) -> None:
 def export(path, config, variables, *, steps: int, command: str) -> None:
     """Write variables of a network as safetensors, in half precision, and a model card beside them.
 
+    Heads for declared attributes go with it if there are any for its encoder.
+
     Args:
       path: the file; the card gets its name with the ending `.md`.
       config: the configuration of the run.
@@ -80,7 +83,14 @@ def export(path, config, variables, *, steps: int, command: str) -> None:
     card = path.with_suffix(".md")
     if card == path:
         raise UserError(f"{path}: is the name of the model card; give one that ends otherwise")
-    save(path, states.network_config(config), variables, encoder=config.encoder)
+    heads = declared.load(config.encoder)
+    if heads is not None:
+        variables = {**variables, "declared": heads}
+    network = states.network_config(config)
+    if network.fusion == "prior":
+        double = prior.double_parameters(face_source.load(), network)
+        variables = {**variables, "double": double}
+    save(path, network, variables, encoder=config.encoder)
     text = _CARD.format(
         name=path.stem, file=path.name, version=__version__, command=command, steps=steps,
         resolution=config.network.resolution, parameters=parameter_count(variables["params"]),
@@ -105,6 +115,8 @@ def _ingredients(config) -> str:
         used["landmarks68"] = "frozen in the losses"
     if config.data == "synthetic":
         used[_FACES] = "drew the faces"
+    if config.network.get("fusion") == "prior":
+        used[_FACES] = "part of the network, unchanged but for its last layers; drew the faces"
     return "\n".join(f"- {_licence(name)}; {use}" for name, use in used.items())
 
 

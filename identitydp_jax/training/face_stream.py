@@ -49,6 +49,7 @@ def open_stream(config, workdir, mesh):
         write_folder(
             folder, count=config.pool + config.held_out, resolution=config.network.resolution,
             seed=config.seed, image_format="png", twins=config.mixture.twin > 0,
+            cut=config.network.get("fusion") == "prior",
         )  # fmt: skip
     multihost_utils.sync_global_devices("faces")
     from_folder = config.copy_and_resolve_references()

@@ -8,7 +8,7 @@ from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.face_region import blend, face_region, features_region
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float, to_uint8
-from identitydp_jax.models.population import transport
+from identitydp_jax.models.population import anchor, transport
 from identitydp_jax.training import losses
 from identitydp_jax.training import state as states
 from identitydp_jax.training.noise import add_laplace, draw_identities
@@ -58,7 +58,8 @@ def make_evaluation(config, encode):
 
         def on_target(given):
             target, truth = given
-            drawn = blend(x, net.apply(variables, target, maps, method="draw"), region)
+            drawn = net.apply(variables, target, maps, method="draw")
+            drawn = blend(x, drawn, region * net.apply(variables, maps, method="mask"))
             embedding = encode(encoder_params, identity_crop(drawn))
             again = net.apply(variables, drawn, method="attributes")
             values = {
@@ -78,7 +79,7 @@ def make_evaluation(config, encode):
                 values["landmarks"] = losses.landmarks(found, points)
             return values, to_uint8(drawn[:_SHOWN])
 
-        targets = _targets(own, theirs, variables["population"])
+        targets = _targets(own, theirs, variables["population"], config.mixture.anchored)
         truths = jnp.stack([x, twins, *[x] * (len(TARGETS) - 2)])
         # One target after the other: a small program, and the memory of one.
         each, drawn = jax.lax.map(on_target, (targets, truths))
@@ -88,18 +89,20 @@ def make_evaluation(config, encode):
     return evaluate
 
 
-def _targets(own, theirs, population):
+def _targets(own, theirs, population, anchored):
     """Return the identities (targets, N, D) that the faces get, in the order of `TARGETS`."""
     noise_key, random_key = jax.random.split(jax.random.key(_KEY))
     keys = jax.random.split(noise_key, len(BUDGETS))
 
     def noised(key, epsilon):
         rows, cosine = add_laplace(own, key=key, epsilon=jnp.full(len(own), epsilon, jnp.float32))
-        return transport(population, rows, cosine=cosine)
+        moved = transport(population, rows, cosine=cosine)
+        return anchor(others, moved, cosine=cosine) if anchored else moved
 
+    others = jnp.roll(own, 1, axis=0)
     each = [noised(key, epsilon) for key, epsilon in zip(keys, BUDGETS, strict=True)]
     random = transport(population, draw_identities(own.shape, key=random_key), cosine=0.0)
-    return jnp.stack([own, theirs, jnp.roll(own, 1, axis=0), *each, random])
+    return jnp.stack([own, theirs, others, *each, random])
 
 
 def _summary(each, weights):

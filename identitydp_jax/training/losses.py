@@ -1,5 +1,6 @@
-"""Losses of IdentityDP, equations 14 to 18, and five more; float32 scalars, batch means."""
+"""Losses of IdentityDP, equations 14 to 18, and more; float32 scalars, batch means."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -7,6 +8,7 @@ from identitydp_jax.models.layers import coarsen, reduce
 
 KINDS = ("log", "hinge")
 REDUCTIONS = ("sum", "mean")
+_SEAM = 0.2  # in [-1, 1]
 
 
 def generator_adversarial(fake_logits, kind: str):
@@ -85,6 +87,31 @@ def colour(drawn, faces):
     """Half the mean squared difference of 8x8 block means: light and colours, no features."""
 
     return 0.5 * ((_blocks(drawn) - _blocks(faces)) ** 2).mean()
+
+
+def surroundings(drawn, truth, weight, region):
+    """Half the mean squared difference outside `region` (R, R, 1), rows weighted by `weight` (N,).
+
+    Of a face before it is pasted: what is around it tells what hair, pose and light it has.
+    """
+    around = weight[:, None, None, None] * (1.0 - region)
+    return reconstruction(drawn, truth, around, "mean")
+
+
+def edge(drawn, faces, region):
+    """Half the mean squared difference at the rim of `region` (R, R, 1), where it is about 1/2."""
+    return reconstruction(drawn, faces, 4.0 * region * (1.0 - region), "mean")
+
+
+def seam(drawn, faces, mask, region):
+    """What a paste mask (N, R, R, 1) shows of a drawn face where it doesn't go with the photo.
+
+    The mean of the mask times what the colours of 4x4 pixels differ by beyond a tenth of their
+    range, within `region`. It asks the mask, not the face: hair, hats, hands, walls stay the
+    photo's, and skin, which differs by less, is drawn.
+    """
+    error = jnp.abs(coarsen(drawn - faces, drawn.shape[1] // 4)).mean(-1, keepdims=True)
+    return (region * mask * (jax.lax.stop_gradient(error) - _SEAM)).mean()
 
 
 def _blocks(x):

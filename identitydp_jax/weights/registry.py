@@ -67,6 +67,15 @@ _FACE_API = {
     "tool": "npm",
 }
 
+_MEDIAPIPE = {
+    "package": "mediapipe",
+    "version": "0.10.14",
+    "archive": "mediapipe-0.10.14-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+    "archive_sha256": "a807328339e7356fda0bb14df12fedbf1d33bdf81649c5f8666b0026b1cc30b4",
+    "licence": "Apache-2.0",
+    "purpose": "landmark loss in train",
+}
+
 _DLIB = {
     "package": "face-recognition-models",
     "version": "0.3.0",
@@ -135,6 +144,22 @@ _FILES = (
         sha256="4611ef65c87d836d03d684b30eec4d195d8b219fa1dd58fc58945831c6b9299b",
         size=356840,
         **_FACE_API,
+    ),
+    WeightFile(
+        name="face_mesh",
+        member="mediapipe/modules/face_landmark/face_landmark.tflite",
+        sha256="1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814",
+        size=1242398,
+        source="Kartynnik et al.: MediaPipe's face mesh (arXiv 1907.06724)",
+        **_MEDIAPIPE,
+    ),
+    WeightFile(
+        name="iris",
+        member="mediapipe/modules/iris_landmark/iris_landmark.tflite",
+        sha256="d1744d2a09c25f501d39eba4faff47e53ecca8852c5ce19bce8eeac39357521f",
+        size=2640568,
+        source="Ablavatski et al.: MediaPipe Iris (arXiv 2006.11341)",
+        **_MEDIAPIPE,
     ),
     WeightFile(
         name="facenet_casia",

@@ -22,6 +22,7 @@ class FakeModel:
     encoder_sha256: str = calibration.shipped().measured.encoder_sha256
     resolution: int = 64
     dimension: int = calibration.EMBEDDING_DIM
+    attributes: tuple[str, ...] = ("gender", "glasses")
 
 
 class MarkerDetector:
@@ -63,9 +64,9 @@ def release(model, faces, *, keys, setting):
     return np.tile(words.astype(np.int32), (1, 512 // words.shape[1]))
 
 
-def targets(model, codes, *, setting):
-    """Ask for what the codes say, unmoved."""
-    return codes
+def targets(model, faces, codes, *, setting, preserve):
+    """Ask for what the codes say, moved by how much is preserved alone."""
+    return codes + len(preserve)
 
 
 def paint(model, faces, identities):

@@ -29,7 +29,7 @@ def _run(*arguments, output="out"):
 
 def _entries():
     key = keys.ledger_key(keys.load("my.key"))
-    return ledger.read("my.key.ledger", key=key)[1:]
+    return [entry for entry in ledger.read("my.key.ledger", key=key) if entry.is_release]
 
 
 def _faces(output="out"):
@@ -75,6 +75,16 @@ def test_a_subject_has_one_face_and_one_charge(photo):
     assert len(_entries()) == 2
 
 
+def test_a_remembered_code_serves_whatever_is_preserved(photo):
+    assert _run("--subject", "Ada") == 0
+    assert _run("--subject", "Ada", "--preserve", "none", output="bare") == 0
+    assert len(_entries()) == 1 and _faces("bare")[0]["charged"]["reused"]
+    # But it is another picture, and not taken for the one that was made before.
+    assert _colour("out/photo.png", FACE) != _colour("bare/photo.png", FACE)
+    assert _run("--subject", "Ada", "--preserve", "none") == 1
+    assert _run("--subject", "Ada") == 0
+
+
 def test_several_faces_are_no_subject(photo, capsys):
     save(photo, picture(FACE, OTHER))
     assert _run("--subject", "Ada") == 1
@@ -88,6 +98,24 @@ def test_a_budget_stops_the_release_before_anything_is_written(photo, capsys):
     assert _run(*more, output="more") == 1
     assert "epsilon would be 11, above 10" in capsys.readouterr().err
     assert len(_entries()) == 1 and not pathlib.Path("more/photo.png").exists()
+    forgetful = ("--subject", "Ada", "--epsilon", "5")
+    assert _run(*forgetful, output="more") == 1  # the limit is the ledger's now
+    assert "epsilon would be 11, above 10" in capsys.readouterr().err
+    assert _run(*forgetful, "--budget-epsilon", "11", output="more") == 0
+
+
+def test_a_ledger_that_was_deleted_stops_the_run(photo, capsys):
+    assert _run() == 0
+    pathlib.Path("my.key.ledger").unlink()
+    assert _run(output="again") == 2
+    assert "my.key.ledger is gone" in capsys.readouterr().err
+    assert not pathlib.Path("again/photo.png").exists()
+
+
+def test_the_ledger_is_closed_at_the_end(photo, monkeypatch):
+    closed, close = [], ledger.Ledger.close
+    monkeypatch.setattr(ledger.Ledger, "close", lambda self: (closed.append(self), close(self)))
+    assert _run() == 0 and len(closed) == 1
 
 
 def test_a_run_that_dies_after_the_charge_is_not_charged_again(photo, monkeypatch):
@@ -173,7 +201,7 @@ def test_no_output_holds_key_material(photo, monkeypatch, capsys):
 
     def remember(master, purpose, *parts):
         made = derive(master, purpose, *parts)
-        if purpose != b"tag":  # which is made to be shown
+        if purpose not in (b"tag", b"seal"):  # which are made to be shown
             derived.append(made)
         return made
 

@@ -55,6 +55,7 @@ def test_a_photo_and_its_record(photo, capsys):
     assert record["key"] == "audit-seed:1" and record["model_sha256"] == "00" * 32
     assert record["status"] == "anonymized" and record["size"] == [160, 120]
     assert record["method"] == "identitydp:6" and record["mechanism"] == "laplace"
+    assert record["preserve"] == ["gender", "glasses"]  # all that this model can
     data = pathlib.Path("out/photo.png").read_bytes()
     assert record["output_sha256"] == hashlib.sha256(data).hexdigest()
     assert "anybody can repeat" in capsys.readouterr().err
@@ -264,6 +265,7 @@ def test_baselines_fail_closed_too(photo, capsys):
             "--mechanism, --calibration",
         ),
         (["k-same:10", "--model", "default"], "--model"),
+        (["mask", "--preserve", "none"], "--preserve"),
         (["identitydp:100", "--epsilon", "100"], "--epsilon"),
         (["identitydp:random", "--mechanism", "random"], "--mechanism"),
     ],
@@ -272,6 +274,19 @@ def test_options_that_say_nothing_to_the_method_are_refused(photo, options, name
     assert _run("in", "--method", *options) == 2
     line = f"identitydp: error: {named} does not go with --method {options[0]}: "
     assert capsys.readouterr().err.startswith(line)
+    assert not pathlib.Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("preserve", "said"),
+    [
+        ("skin", "model default can't preserve skin: it knows gender,glasses (preserve)"),
+        ("gender,hair", "preserve is 'gender,hair': there is no attribute 'hair'"),
+    ],
+)
+def test_what_cannot_be_preserved_is_refused(photo, preserve, said, capsys):
+    assert _run("in", "--preserve", preserve) == 2
+    assert capsys.readouterr().err.startswith(f"identitydp: error: {said}")
     assert not pathlib.Path("out").exists()
 
 

@@ -12,16 +12,18 @@ from identitydp_jax import sharding
 from identitydp_jax.anonymize.faces import (
     Model,
     anonymize_faces,
+    declared_attributes,
     draw_faces,
     embed_faces,
     release_faces,
     target_identities,
 )
 from identitydp_jax.checks import UserError
+from identitydp_jax.models import declared
 from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float, to_uint8
-from identitydp_jax.models.population import measure, transport
+from identitydp_jax.models.population import anchor, condition, measure, suitable, transport
 from identitydp_jax.privacy.mechanism import decode
 from identitydp_jax.privacy.setting import PrivacySetting
 
@@ -87,7 +89,7 @@ def test_key_and_epsilon_decide_the_face(model):
 def test_faces_are_drawn_with_identities_that_people_have(peopled, setting):
     faces = tiny.faces(3)
     codes = release_faces(peopled, faces, keys=keys(3), setting=setting)
-    found = target_identities(peopled, codes, setting=setting)
+    found = target_identities(peopled, faces, codes, setting=setting, preserve=())
     network = peopled.params["network"]
     noised = decode(jnp.asarray(codes))
     expected = transport(network["population"], noised, cosine=setting.expected_cosine)
@@ -98,15 +100,85 @@ def test_faces_are_drawn_with_identities_that_people_have(peopled, setting):
     assert np.abs(drawn.astype(int) - np.asarray(by_hand)).max() <= 1
 
 
+def _targets(model, codes, setting):
+    return target_identities(model, tiny.faces(len(codes)), codes, setting=setting, preserve=())
+
+
 def test_the_less_noise_the_less_a_code_is_moved(peopled):
     codes = release_faces(peopled, tiny.faces(3), keys=keys(3), setting=HIGH)
     noised = decode(jnp.asarray(codes))
     kept = [
-        (target_identities(peopled, codes, setting=setting) * noised).sum(1)
+        (_targets(peopled, codes, setting) * noised).sum(1)
         for setting in (LOW, PrivacySetting(epsilon=1000), HIGH)
     ]
     assert (kept[0] < kept[1]).all() and (kept[1] < kept[2]).all()
     assert (kept[0] < 0.96).all() and (kept[2] > 0.99).all()
+
+
+@pytest.fixture(scope="module")
+def able(peopled):
+    """The model with a population, and with heads for declared attributes."""
+    network = {**peopled.params["network"], "declared": tiny.declared_attributes()}
+    return dataclasses.replace(peopled, params={**peopled.params, "network": network})
+
+
+def test_targets_are_of_those_who_share_what_is_preserved(able):
+    faces = tiny.faces(6)
+    codes = release_faces(able, faces, keys=keys(6), setting=LOW)
+    answers = declared_attributes(able, faces)
+    heads = able.params["network"]["declared"]
+    by_hand = declared.find(heads, tiny.middle({}, identity_crop(to_float(faces))))
+    np.testing.assert_array_equal(answers, by_hand)
+    asked = [attribute for attribute, _ in declared.QUESTIONS]
+    assert 0 < answers.mean() < 1
+
+    def targets(pictures, preserve):
+        return target_identities(able, pictures, codes, setting=LOW, preserve=preserve)
+
+    for preserve in (("glasses",), able.attributes):
+        chosen = declared.preserved(preserve)
+        given = condition(able.params["network"]["population"], heads, chosen)
+        noised, cosine = decode(jnp.asarray(codes)), LOW.expected_cosine
+        moved = transport(given, noised, cosine=cosine, answers=answers)
+        faces_of_nobody = suitable(given, heads, moved, answers, chosen)
+        expected = anchor(faces_of_nobody, moved, cosine=cosine)
+        np.testing.assert_allclose(targets(faces, preserve), expected, atol=1e-5)
+    # Of the faces these answers alone reach the target: with the same codes, those who give the
+    # same answers get the same.
+    order = np.argsort(answers[:, asked.index("glasses")])
+    low, high = order[:1].repeat(6), order[-1:].repeat(6)
+    assert answers[order[0], 5] != answers[order[-1], 5]
+    one, other = (targets(faces[index], ("glasses",)) for index in (low, high))
+    assert (np.abs(one - other).max(1) > 1e-3).all()
+    same = answers[:, 5] == answers[order[0], 5]
+    np.testing.assert_allclose(targets(faces, ("glasses",))[same], one[same], atol=1e-6)
+    np.testing.assert_array_equal(targets(faces[low], ()), targets(faces[high], ()))
+
+
+def test_all_that_a_model_can_preserve_is_the_default(able, peopled):
+    assert able.attributes == declared.ATTRIBUTES and peopled.attributes == ()
+    faces = tiny.faces(3)
+
+    def drawn(model, **options):
+        return anonymize_faces(model, faces, keys=keys(3), setting=LOW, **options)
+
+    every = drawn(able)
+    np.testing.assert_array_equal(every, drawn(able, preserve=declared.ATTRIBUTES[::-1]))
+    nothing = drawn(able, preserve=())
+    assert (every != nothing).any((1, 2, 3)).all()
+    heads = able.params["network"]["declared"]
+    opposite = {**heads, "kernel": -heads["kernel"]}
+    network = {**able.params["network"], "declared": opposite}
+    contrary = dataclasses.replace(able, params={**able.params, "network": network})
+    np.testing.assert_array_equal(nothing, drawn(contrary, preserve=()))
+    assert (every != drawn(contrary)).any((1, 2, 3)).all()
+    np.testing.assert_array_equal(drawn(peopled), drawn(peopled, preserve=()))
+    for model, names, said in (
+        (peopled, ("age",), "can't preserve age: it knows none"),
+        (able, ("hair",), "there is no attribute 'hair'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            drawn(model, preserve=names)
 
 
 def test_random_never_looks_at_the_embedding(model):

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import pathlib
@@ -25,7 +26,8 @@ def _names(*inputs, output="out", recursive=False):
 
 
 def _record(folder, *names):
-    lines = [{"identitydp": "1", "output": name, "output_sha256": "0"} for name in names]
+    digest = hashlib.sha256(b"x").hexdigest()
+    lines = [{"identitydp": "1", "output": name, "output_sha256": digest} for name in names]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / manifest.NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -121,9 +123,20 @@ def test_outputs_of_earlier_runs_are_left_out(tree):
         (done / name).parent.mkdir(parents=True, exist_ok=True)
         (done / name).write_bytes(b"x")
     _record(done, "x.jpg", "deep/y.jpg")
-    found = files.find(["photos", "photos/done/deep/y.jpg"], pathlib.Path("out"), recursive=True)
+    found = files.find(["photos"], pathlib.Path("out"), recursive=True)
     assert [job.name for job in found.jobs] == ["a.jpg", "b.PNG", "done/mine.jpg", "sub/c.webp"]
-    assert found.skipped[-1] == "left out 3 photos that an earlier run wrote"
+    assert found.skipped[-1] == "left out 2 photos that an earlier run wrote"
+    assert _names("photos/done/deep/y.jpg") == ["y.jpg"]  # as asked
+    assert _names("photos/done/**/*.jpg") == ["mine.jpg"]
+
+
+def test_a_manifest_elsewhere_or_of_other_content_leaves_nothing_out(tree):
+    _record(tree, "photos/a.jpg")  # above the folder given
+    _record(tree / "photos", "b.PNG")
+    (tree / "photos/b.PNG").write_bytes(b"another photo of that name")
+    assert _names("photos") == ["a.jpg", "b.PNG"]
+    (tree / "photos/b.PNG").write_bytes(b"x")
+    assert _names("photos") == ["a.jpg"]
 
 
 def test_linked_folders_are_followed_once_and_loops_are_named(tree):

@@ -12,8 +12,9 @@ from identitydp_jax.privacy.setting import PrivacySetting
 BASELINES = "pixelate:8", "pixelate:16", "noise:9", "blur:19", "mask", "k-same:10"
 
 
-def _parse(spec, **setting):
-    return methods.parse(spec, model="default", setting=PrivacySetting(**setting).at)
+def _parse(spec, preserve=None, **setting):
+    at = PrivacySetting(**setting).at
+    return methods.parse(spec, model="default", setting=at, preserve=preserve)
 
 
 def _keys(count, seed=0):
@@ -48,7 +49,7 @@ def test_identitydp_takes_the_setting_unless_it_says_another(fake_model, spec, n
     assert method.name == name and method.resolution == fake_model.resolution
     assert method.setting.epsilon == epsilon
     assert method.setting.calibration.name.startswith("paper") == (epsilon > 0)
-    assert method.policy == method.setting.policy(FakeModel().sha256)
+    assert method.policy == method.setting.policy(FakeModel().sha256, FakeModel().encoder_sha256)
     assert _parse(method.name, calibration="paper").policy == method.policy
 
 
@@ -65,6 +66,18 @@ def test_a_calibration_of_another_encoder_is_refused():
     with pytest.raises(UserError, match="another identity encoder"):
         methods.IdentityDP(other, PrivacySetting(calibration="paper"))
     methods.IdentityDP(other, PrivacySetting())
+
+
+def test_what_is_preserved_is_recorded_and_no_part_of_the_policy(fake_model):
+    every, nothing = _parse("identitydp"), _parse("identitydp", preserve=())
+    some = _parse("identitydp", preserve=("glasses",))
+    assert every.record["preserve"] == ["gender", "glasses"] and nothing.record["preserve"] == []
+    assert "preserves gender, glasses" in every.summary and "preserves" not in nothing.summary
+    # The codes are the same, and remembered ones serve; the pictures are not.
+    assert every.policy == some.policy == nothing.policy == nothing.recipe
+    assert len({method.recipe for method in (every, some, nothing)}) == 3
+    with pytest.raises(UserError, match="model fake can't preserve skin: it knows gender,glasses"):
+        methods.IdentityDP(FakeModel(), PrivacySetting(), ("gender", "skin"))
 
 
 def test_an_epsilon_ends_the_random_mechanism(fake_model):

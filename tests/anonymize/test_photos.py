@@ -81,19 +81,25 @@ def test_the_keys_are_those_of_the_setting_with_the_model(monkeypatch):
     used = []
 
     def keep_keys(model, crops, *, keys, setting):
-        used.append(keys)
+        used.append((crops, keys))
         return release(model, crops, keys=keys, setting=setting)
 
     monkeypatch.setattr(faces, "release_faces", keep_keys)
     photo = picture(BOXES[0])
     _anonymize(photo)
+    ((crops, used_keys),) = used
+    digest, crop = (
+        hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+        for pixels in (photo, crops[0])
+    )
     expected = keys.face_key(
         keys.audit_master(0),
-        digest=hashlib.sha256(repr(photo.shape).encode() + photo.tobytes()).digest(),
-        policy=PrivacySetting().policy(FakeModel().sha256),
+        digest=digest,
+        crop=crop,
+        policy=PrivacySetting().policy(FakeModel().sha256, FakeModel().encoder_sha256),
         box=np.array(BOXES[0], np.float32),
     )
-    assert (jax.random.key_data(used[0][0]) == jax.random.key_data(expected)).all()
+    assert (jax.random.key_data(used_keys[0]) == jax.random.key_data(expected)).all()
 
 
 def test_a_baseline_acts_on_the_face_alone():
@@ -217,3 +223,13 @@ def test_the_help_of_the_command_states_the_defaults_of_the_setting(capsys):
     text, setting = " ".join(capsys.readouterr().out.split()), PrivacySetting()
     for default in (f"{setting.epsilon:g}", setting.mechanism, setting.calibration.name):
         assert f"({default})" in text
+
+
+def test_the_last_bits_of_a_detector_decide_nothing(fake_model):
+    boxes = np.array(BOXES, np.float32)
+    photo = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+    results = [
+        _anonymize(photo, detector=FixedDetector(boxes, points_in(boxes) + shift))[0]
+        for shift in (0.0, 1e-5)
+    ]
+    assert (results[0] == results[1]).all()

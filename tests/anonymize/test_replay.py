@@ -51,6 +51,8 @@ def edit(**changes):
         ["--epsilon", "2.5", "--calibration", "certified-l1:19"],
         ["--mechanism", "privunit"],
         ["--mechanism", "random"],
+        ["--preserve", "none"],
+        ["--preserve", "glasses"],
         ["--method", "pixelate:8"],
         ["--method", "noise:20", "--min-face", "60"],
     ],

@@ -10,7 +10,6 @@ process does per second is `identitydp bench anonymize`.
 import argparse
 import os
 import pathlib
-import shutil
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,6 @@ import skimage.data
 from PIL import Image
 
 from identitydp_jax.anonymize.faces import load_model
-from identitydp_jax.weights import cache
 
 
 def main():
@@ -35,13 +33,11 @@ def main():
         folder = pathlib.Path(folder)
         photo = folder / "astronaut.png"
         Image.fromarray(skimage.data.astronaut()).save(photo)
-        compiled = shutil.ignore_patterns("compiled")
         first, warm = [], []
         for run in range(args.runs):
-            home = folder / f"cache{run}"
-            shutil.copytree(cache.directory(), home, ignore=compiled)
-            first.append(_anonymize(photo, folder / f"first{run}", home, args.model))
-            warm.append(_anonymize(photo, folder / f"warm{run}", home, args.model))
+            compiled = folder / f"compiled{run}"
+            first.append(_anonymize(photo, folder / f"first{run}", compiled, args.model))
+            warm.append(_anonymize(photo, folder / f"warm{run}", compiled, args.model))
     for name, runs in (("first", first), ("compiled before", warm)):
         seconds, peaks = zip(*runs, strict=True)
         print(
@@ -50,12 +46,13 @@ def main():
         )
 
 
-def _anonymize(photo, output, home, model):
+def _anonymize(photo, output, compiled, model):
     """Return the wall seconds and the peak resident megabytes of one process."""
     command = [sys.executable, "-m", "identitydp_jax.cli", "anonymize", str(photo)]
     command += ["--output", str(output), "--audit-seed", "0", "--model", model]
     start = time.perf_counter()
-    process = subprocess.Popen(command, env={**os.environ, "IDENTITYDP_CACHE": str(home)})
+    folder = {"JAX_COMPILATION_CACHE_DIR": str(compiled)}
+    process = subprocess.Popen(command, env={**os.environ, **folder})
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     if status:

@@ -56,7 +56,7 @@ def test_sweep_tells_what_was_asked_for_from_what_was_noised(model, tmp_path, mo
     for one, other in (("cos(r, r~)", "cos(r, t)"), ("cos(r~, r(X^))", "cos(t, r(X^))")):
         assert row[one].value == pytest.approx(row[other].value, abs=1e-5)
 
-    def own(model, codes, *, setting):
+    def own(model, faces, codes, *, setting, preserve):
         return embed_faces(model, fit(bench.faces.faces, 64))
 
     monkeypatch.setattr(sweep, "target_identities", own)
@@ -183,6 +183,20 @@ def test_attributes_identify_people_by_their_pictures(model, tmp_path):
     assert report.rows["attribute maps"]["rank-1"].value == 1  # the pictures differ by noise alone
     assert report.rows["chance"]["rank-1"].value == pytest.approx(1 / 4)
     assert report.rows["chance, same photo"]["rank-1"].value == pytest.approx(1 / 8)
+
+
+def test_what_is_preserved_is_attacked_too(model, tmp_path):
+    network = {**model.params["network"], "declared": tiny.declared_attributes()}
+    able = dataclasses.replace(model, params={**model.params, "network": network})
+    method = dataclasses.replace(identitydp(able), preserve=("glasses",))
+    report = attributes.run(benches.bench(tmp_path, [method], faces=benches.face_set(8)))
+    row = report.rows["declared attributes"]["rank-1"]
+    assert 0 <= row.value < 1 and row.count == 8  # a single answer names nobody of four
+    bare = [name for name in report.rows if name.startswith("random identity, nothing preserved")]
+    assert bare
+    nothing = dataclasses.replace(method, preserve=())
+    report = attributes.run(benches.bench(tmp_path / "not", [nothing], faces=benches.face_set(8)))
+    assert not any("preserved" in name or "declared" in name for name in report.rows)
 
 
 @pytest.mark.parametrize("protocol", [sweep, attributes, identity, known_key, mechanisms])

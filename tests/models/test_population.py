@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from identitydp_jax.models.population import measure, transport, zeros
+from identitydp_jax.models import declared
+from identitydp_jax.models.population import (
+    anchor,
+    condition,
+    measure,
+    suitable,
+    transport,
+    zeros,
+)
 
 D = 128
 TRANSPORT = jax.jit(lambda population, noised, c: transport(population, noised, cosine=c))
@@ -104,3 +112,119 @@ def test_a_row_goes_its_own_way(people, population):
         one = TRANSPORT(population, noised[i : i + 1], cosines[i])
         np.testing.assert_allclose(each[i], one[0], atol=1e-6)
     assert np.abs(np.asarray(each[0]) - whole[0]).max() > 0.01
+
+
+@pytest.fixture(scope="module")
+def answered(people):
+    """Answers of the same people, and their identities moved along an axis for each yes.
+
+    Nobody with a beard is a child, and the three that are left say nothing.
+    """
+    rng = np.random.default_rng(7)
+    answers = rng.random((len(people), len(declared.QUESTIONS))) < 0.3
+    answers[:, 1] &= ~answers[:, 6]
+    axes, _ = np.linalg.qr(np.random.default_rng(8).normal(size=(D, 7)))
+    moved = people + 0.4 * (answers[:, :4] - 0.3) @ axes.T[:4]
+    return _unit(moved).astype(np.float32), answers.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def conditioned(answered):
+    rows, answers = (jnp.asarray(x) for x in answered)
+    stats = declared.measure(rows, answers)
+    return {
+        names: condition(measure(rows), stats, declared.preserved(names))
+        for names in ((), ("gender",), declared.ATTRIBUTES)
+    }
+
+
+def _given(population, noised, c, answers):
+    return np.asarray(transport(population, noised, cosine=c, answers=answers))
+
+
+@pytest.mark.parametrize("cosine", [0.0, 0.3])
+def test_targets_lie_where_those_with_the_same_answers_are(answered, conditioned, cosine):
+    rows, answers = answered
+    noised = _noised(rows, cosine)
+    moved = _given(conditioned[declared.ATTRIBUTES], noised, cosine, answers)
+    np.testing.assert_allclose(np.linalg.norm(moved, axis=1), 1, rtol=1e-5)
+    for question in range(4):
+        for yes in (0, 1):
+            group = answers[:, question] == yes
+            assert max(_apart(moved[group], rows[group])) < 0.3
+        # Which is more than without: there, both groups have one mean.
+        gap = rows[answers[:, question] == 1].mean(0) - rows[answers[:, question] == 0].mean(0)
+        groups = [moved[answers[:, question] == yes].mean(0) for yes in (1, 0)]
+        assert (groups[0] - groups[1]) @ gap / (gap @ gap) == pytest.approx(1.3, abs=0.1)
+
+
+def test_answers_that_nobody_gave_together_add_up(answered, conditioned):
+    rows, answers = answered
+    assert not (answers[:, 1] * answers[:, 6]).any()
+    both = np.zeros((len(rows), answers.shape[1]), np.float32)
+    both[:, [0, 1, 6]] = 1
+    wanted = [rows[answers[:, question] == 1].mean(0) for question in (0, 1)]
+    moved = _given(conditioned[declared.ATTRIBUTES], _noised(rows, 0.0), 0.0, both).mean(0)
+    assert all((moved - rows.mean(0)) @ (mean - rows.mean(0)) > 0 for mean in wanted)
+
+
+def test_what_is_not_chosen_has_no_say(answered, conditioned):
+    rows, answers = answered
+    noised, other = _noised(rows[:50], 0.3), 1 - answers[:50]
+    nothing = _given(conditioned[()], noised, 0.3, answers[:50])
+    np.testing.assert_allclose(nothing, _given(conditioned[()], noised, 0.3, other), atol=1e-6)
+    plain = TRANSPORT(measure(jnp.asarray(rows)), noised, 0.3)
+    np.testing.assert_allclose(nothing, plain, atol=1e-3)
+    other[:, 0] = answers[:50, 0]
+    gender = conditioned[("gender",)]
+    same, moved = (_given(gender, noised, 0.3, x) for x in (answers[:50], other))
+    np.testing.assert_allclose(same, moved, atol=1e-6)
+    other[:, 0] = 1 - answers[:50, 0]
+    assert (np.abs(_given(gender, noised, 0.3, other) - same).max(1) > 0.01).all()
+
+
+def test_without_noise_answers_move_nothing(answered, conditioned):
+    rows, answers = answered
+    still = _given(conditioned[declared.ATTRIBUTES], rows[:50], 1.0, 1 - answers[:50])
+    np.testing.assert_allclose(still, rows[:50], atol=1e-5)
+
+
+def test_faces_that_suit_share_what_is_chosen_and_differ_from_each_other(answered, conditioned):
+    rows, answers = answered
+    chosen = declared.preserved(("gender", "glasses"))
+    population = conditioned[declared.ATTRIBUTES]
+    gallery = {"gallery": jnp.asarray(rows[:1000]), "gallery_answers": jnp.asarray(answers[:1000])}
+    asked = answers[1000:1200]
+    moved = _given(population, _noised(rows[1000:1200], 0.0), 0.0, asked)
+    faces = np.asarray(suitable(population, gallery, moved, asked, chosen))
+    place = [int(np.abs(rows[:1000] - face).sum(1).argmin()) for face in faces]
+    np.testing.assert_allclose(rows[place], faces, atol=1e-6)
+    np.testing.assert_array_equal(answers[place][:, chosen], asked[:, chosen])
+    assert len(set(place)) > 60  # not a few for all
+    plain, nothing = conditioned[()], np.zeros_like(chosen)
+    again = suitable(plain, gallery, moved, 1 - asked, nothing)
+    other = suitable(plain, gallery, moved, asked, nothing)
+    np.testing.assert_array_equal(again, other)
+
+
+def test_a_rare_combination_has_a_choice_of_24_faces(answered, conditioned):
+    rows, answers = answered
+    chosen = declared.preserved(declared.ATTRIBUTES)
+    theirs = np.zeros_like(answers[:1000])
+    theirs[5] = 1
+    gallery = {"gallery": jnp.asarray(rows[:1000]), "gallery_answers": jnp.asarray(theirs)}
+    asked = np.ones((400, answers.shape[1]), np.float32)
+    population = conditioned[declared.ATTRIBUTES]
+    moved = _given(population, _noised(rows[:400], 0.0), 0.0, asked)
+    faces = np.asarray(suitable(population, gallery, moved, asked, chosen))
+    assert len(np.unique(faces, axis=0)) >= 24
+
+
+@pytest.mark.parametrize("cosine, what", [(0.0, "face"), (1.0, "moved")])
+def test_an_anchor_holds_where_nothing_is_left_of_a_face(people, cosine, what):
+    moved, faces = jnp.asarray(people[:20]), jnp.asarray(people[20:40])
+    expected = {"face": faces, "moved": moved}[what]
+    np.testing.assert_allclose(anchor(faces, moved, cosine=cosine), expected, atol=1e-6)
+    between = anchor(faces, moved, cosine=0.6)
+    assert ((between * faces).sum(1) > (moved * faces).sum(1)).all()
+    assert ((between * moved).sum(1) > (moved * faces).sum(1)).all()

@@ -1,5 +1,4 @@
 import dataclasses
-import hashlib
 import json
 import os
 
@@ -40,11 +39,61 @@ def test_round_trip(file):
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_hash_is_that_of_the_file_and_follows_its_content(file):
-    assert pretrained.load(file).sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
-    before = file.read_bytes()
-    pretrained.save(file, tiny.CONFIG, tiny.variables(seed=1), encoder="w600k_mbf")
-    assert pretrained.load(file).sha256 != hashlib.sha256(before).hexdigest()
+def test_declared_attributes_come_with_the_network_or_not_at_all(file):
+    assert "declared" not in pretrained.load(file).variables
+    wanted = {**_variables(), "declared": tiny.declared_attributes()}
+    pretrained.save(file, tiny.CONFIG, wanted, encoder="w600k_mbf")
+    found = pretrained.load(file).variables["declared"]
+    assert found.keys() == wanted["declared"].keys()
+    for name, value in found.items():
+        np.testing.assert_allclose(value, wanted["declared"][name], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["kernel", "mean", "cross"])
+@pytest.mark.parametrize("cut", [lambda x: x[..., :-1], None], ids=["shape", "missing"])
+def test_half_of_what_declared_attributes_need_is_refused(file, name, cut):
+    variables = {**_variables(), "declared": tiny.declared_attributes()}
+    value = variables["declared"].pop(name)
+    if cut is not None:
+        variables["declared"][name] = cut(value)
+    pretrained.save(file, tiny.CONFIG, variables, encoder="w600k_mbf")
+    message = _refusal(file)
+    assert "not those of the network it describes" in message or "not a model file" in message
+
+
+def _reordered(data):
+    """Return a safetensors file of the same content with its header the other way round."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    metadata = dict(reversed(header.pop("__metadata__").items()))
+    metadata["config"] = json.dumps(dict(reversed(json.loads(metadata["config"]).items())))
+    header = dict(reversed(header.items())) | {"__metadata__": metadata}
+    text = json.dumps(header, indent=1).encode()
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
+def test_hash_is_that_of_the_network_not_of_its_file(file):
+    before = pretrained.load(file).sha256
+    content = file.read_bytes()
+    file.write_bytes(_reordered(content))
+    assert file.read_bytes() != content
+    assert pretrained.load(file).sha256 == before
+    for _ in range(3):
+        pretrained.save(file, tiny.CONFIG, _variables(), encoder="w600k_mbf")
+        assert pretrained.load(file).sha256 == before
+
+
+def test_hash_follows_tensors_configuration_and_encoder(file):
+    found = [pretrained.load(file).sha256]
+    content = file.read_bytes()
+    for changes in (
+        {"change_tensors": lambda x: {k: v + np.float16(k.endswith("mean")) for k, v in x.items()}},
+        {"change_metadata": lambda x: {**x, "encoder": "sface"}},
+    ):
+        file.write_bytes(content)
+        _rewritten(file, **changes)
+        found.append(pretrained.load(file).sha256)
+    assert len(set(found)) == 3
 
 
 def _rewritten(file, *, change_tensors=lambda x: x, change_metadata=lambda x: x):

@@ -19,6 +19,7 @@ from identitydp_jax.checks import UserError
 from identitydp_jax.privacy import chacha, keys
 
 DIGEST = hashlib.sha256(b"a photo").digest()
+CROP = hashlib.sha256(b"a face of it").digest()
 OTHER = hashlib.sha256(b"another photo").digest()
 POLICY = "laplace;epsilon=6.0;model=m"
 SECRET = bytes(range(32))
@@ -252,7 +253,7 @@ def test_the_secret_is_never_shown(key_file, caplog, capsys):
     with jax.log_compiles():
         derived = [
             keys.image_key(master, digest=DIGEST, policy=POLICY),
-            keys.face_key(master, digest=DIGEST, policy=POLICY, box=(1, 2, 3, 4)),
+            keys.face_key(master, digest=DIGEST, crop=CROP, policy=POLICY, box=(1, 2, 3, 4)),
             keys.subject_key(master, subject="ann", digest=DIGEST, policy=POLICY),
         ]
     logging.getLogger("test").warning("%s %r %s", master, master, {"key": master})
@@ -260,13 +261,16 @@ def test_the_secret_is_never_shown(key_file, caplog, capsys):
     texts += [keys.commitment(master), repr(dir(master)), *capsys.readouterr()]
     with pytest.raises(ValueError) as wrong_digest:
         keys.image_key(master, digest=DIGEST[:8], policy=POLICY)
+    with pytest.raises(ValueError) as wrong_crop:
+        keys.face_key(master, digest=DIGEST, crop=SECRET[:8], policy=POLICY, box=(1, 2, 3, 4))
     with pytest.raises(ValueError) as wrong_length:
         keys.MasterKey(SECRET + b"x")
     with pytest.raises(UserError) as wrong_subject:
         keys.subject_key(master, subject="", digest=DIGEST, policy=POLICY)
     with pytest.raises(AttributeError) as wrong_name:
         master.secret  # noqa: B018
-    texts += [str(e.value) for e in (wrong_digest, wrong_length, wrong_subject, wrong_name)]
+    wrongs = wrong_digest, wrong_crop, wrong_length, wrong_subject, wrong_name
+    texts += [str(error.value) for error in wrongs]
     secrets = [SECRET, keys.ledger_key(master), *map(bits, derived)]
     assert not any(shows(text, secret) for text in texts for secret in secrets)
     assert shows(repr(SECRET)) and shows(SECRET.hex()) and shows(SECRET)  # it can find them
@@ -290,8 +294,10 @@ def test_a_derived_key_is_the_whole_keyed_hash():
     for key, parts in [
         (keys.image_key(master, digest=DIGEST, policy=POLICY), (b"image", DIGEST, policy)),
         (
-            keys.face_key(master, digest=DIGEST, policy=POLICY, box=(-10.2, 20, 49.5, 60)),
-            (b"face", DIGEST, policy, box),
+            keys.face_key(
+                master, digest=DIGEST, crop=CROP, policy=POLICY, box=(-10.2, 20, 49.5, 60)
+            ),
+            (b"face", DIGEST, CROP, policy, box),
         ),
         (
             keys.subject_key(master, subject="Zoë\udcff", digest=DIGEST, policy=POLICY),
@@ -314,18 +320,19 @@ def test_what_is_derived_differs_by_master_photo_policy_face_subject_and_purpose
         for given in [{"digest": digest, "policy": policy}]
         for derived in (
             bits(keys.image_key(master, **given)),
-            bits(keys.face_key(master, **given, box=(10.2, 20, 50, 60))),
-            bits(keys.face_key(master, **given, box=(11, 20, 50, 60))),
+            bits(keys.face_key(master, **given, crop=CROP, box=(10.2, 20, 50, 60))),
+            bits(keys.face_key(master, **given, crop=CROP, box=(11, 20, 50, 60))),
+            bits(keys.face_key(master, **given, crop=OTHER, box=(11, 20, 50, 60))),
             bits(keys.subject_key(master, **given, subject="ann")),
             bits(keys.subject_key(master, **given, subject="Ann")),
             bytes.fromhex(keys.tag(master, digest=digest, text=policy)),
         )
     ]
     found += [keys.ledger_key(master) for master in masters]
-    assert len(set(found)) == len(found) == 75
+    assert len(set(found)) == len(found) == 87
     words = np.array([np.frombuffer(derived, "<u4") for derived in found])
     # All 256 bits are in use: each word differs (by chance two are equal: 5e-6, and never change).
-    assert all(len(set(column)) == 75 for column in words.T.tolist())
+    assert all(len(set(column)) == 87 for column in words.T.tolist())
 
 
 SUBJECTS = st.text(st.characters(exclude_categories=()), min_size=1, max_size=6)
@@ -352,17 +359,16 @@ def test_moving_a_border_between_arguments_gives_another_key(parts, cut):
 
 def test_same_photo_and_face_give_the_same_key():
     master = keys.MasterKey(SECRET)
-    one = keys.face_key(master, digest=DIGEST, policy=POLICY, box=(10.2, 20, 50, 60))
-    two = keys.face_key(
-        keys.MasterKey(SECRET), digest=DIGEST, policy=POLICY, box=np.float32([9.9, 20.1, 50, 60])
-    )
+    given = {"digest": DIGEST, "crop": CROP, "policy": POLICY}
+    one = keys.face_key(master, **given, box=(10.2, 20, 50, 60))
+    two = keys.face_key(keys.MasterKey(SECRET), **given, box=np.float32([9.9, 20.1, 50, 60]))
     assert bits(one) == bits(two)
 
 
 @pytest.mark.parametrize("box", [(1, 2, 3), (1, 2, 3, np.nan), (1, 2, 3, np.inf), ((1, 2, 3, 4),)])
 def test_a_box_that_is_none_is_refused(box):
     with pytest.raises(ValueError, match="4 finite numbers"):
-        keys.face_key(keys.MasterKey(SECRET), digest=DIGEST, policy=POLICY, box=box)
+        keys.face_key(keys.MasterKey(SECRET), digest=DIGEST, crop=CROP, policy=POLICY, box=box)
 
 
 def test_audit_seeds_keep_all_their_bits_and_say_what_they_are():

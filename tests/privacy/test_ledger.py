@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from identitydp_jax.checks import UserError
-from identitydp_jax.privacy import ledger, ledger_chain, ledger_file
+from identitydp_jax.privacy import ledger, ledger_chain, ledger_file, ledger_head
 from identitydp_jax.privacy.accounting import Budget, GaussianLoss, PureLoss, epsilon_at, laplace
 from identitydp_jax.privacy.ledger import Charge, Ledger, read
 
@@ -208,7 +208,88 @@ def test_a_budget_counts_what_others_charge_meanwhile(path, draw):
         (again,) = one.release(["ann"], CHARGE, forbidden)
         np.testing.assert_array_equal(again.code, first.code)
         one.release(["bob"], CHARGE, draw)
-        assert two.release(["bob", "ann"], CHARGE, forbidden)[0].number == 2
+        assert two.release(["bob", "ann"], CHARGE, forbidden)[0].number == 3  # 1 has the limit
+
+
+def test_a_limit_stays_in_force_until_another_is_set(path, draw):
+    release(path, ["ann"], draw=draw, budget=Budget(epsilon=6.0))
+    for _ in range(2):  # a run that says nothing of a budget
+        with pytest.raises(UserError, match="epsilon would be 12, above 6"):
+            release(path, ["ann"], SECOND)
+    release(path, ["bob"], draw=draw, budget=Budget(rho=1.5 * LOSS.rho))
+    with Ledger(path, KEY) as opened:
+        with pytest.raises(UserError, match="epsilon would be 12, above 6"):
+            opened.release(["ann"], SECOND, forbidden)
+        Ledger(path, KEY, budget=Budget(epsilon=12.0)).close()  # another process, meanwhile
+        with pytest.raises(UserError, match=r"rho would be 0\.0711"):
+            opened.release(["ann"], SECOND, forbidden)
+        Ledger(path, KEY, budget=Budget(rho=2.5 * LOSS.rho)).close()
+        opened.release(["ann"], SECOND, draw)
+    limits = [entry.budget for entry in read(path, key=KEY) if entry.budget]
+    assert limits[0] == Budget(epsilon=6.0)
+    assert limits[-1] == Budget(epsilon=12.0, rho=2.5 * LOSS.rho) and len(limits) == 4
+    Ledger(path, KEY, budget=limits[-1]).close()
+    assert len(read(path)) == 8  # what is in force already is not written again
+
+
+def test_a_limit_can_be_neither_changed_nor_forged(path, draw):
+    release(path, ["ann"], draw=draw, budget=Budget(epsilon=6.0))
+    body = rows(path)[1][1]
+    assert b'"epsilon": 6.0' in body
+    with tampering(path) as connection:
+        changed = body.replace(b'"epsilon": 6.0', b'"epsilon": 9.0')
+        connection.execute("UPDATE entry SET body = ? WHERE number = 1", (changed,))
+    with pytest.raises(UserError, match="entry 1 or the one before it was changed"):
+        Ledger(path, KEY)
+    with tampering(path) as connection:
+        connection.execute("UPDATE entry SET body = ? WHERE number = 1", (body,))
+        record = {"time": "", "limits": {"epsilon": 99.0}}
+        after = rows(path)[-1][2]
+        forged = ledger_chain.make_row(3, record, b"", after=after, key=OTHER_KEY)
+        connection.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?)", forged)
+    with pytest.raises(UserError, match="entry 3 was not written with the ledger's key"):
+        Ledger(path, KEY)
+
+
+@pytest.mark.parametrize("limits", [{"epsilon": -1.0}, {"delta": 2.0}, {"more": 1}, None, "all"])
+def test_limits_that_are_none_are_damage(path, limits):
+    Ledger(path, KEY).close()
+    after = rows(path)[-1][2]
+    row = ledger_chain.make_row(1, {"time": "", "limits": limits}, b"", after=after, key=KEY)
+    with tampering(path) as connection:
+        connection.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?)", row)
+    with pytest.raises(UserError, match="entry 1 is not of the format"):
+        read(path)
+
+
+def test_a_ledger_that_is_gone_or_was_cut_is_noticed_by_the_head_beside_the_key(path, draw):
+    head_file = ledger_head.path_beside(path.with_name("master.key"), path)
+    options = {"draw": draw, "head_file": head_file}
+    release(path, [], **options)
+    older = path.read_bytes()
+    release(path, ["ann", "bob"], **options)
+    assert head_file.stat().st_mode & 0o777 == 0o600
+    assert ledger_head.read(head_file) == read(path)[-1].head
+    release(path, ["ann"], head_file=head_file)  # a remembered code changes nothing
+    whole = path.read_bytes()
+    path.unlink()
+    with pytest.raises(UserError, match=f"{path} is gone, .*restore it .*remove {head_file}"):
+        release(path, ["eve"], **options)
+    assert not path.exists()
+    for content in (older, whole):
+        path.write_bytes(content)
+        path.chmod(0o600)
+        if content == older:
+            with pytest.raises(UserError, match=f"lacks the entry that {head_file} attests"):
+                release(path, ["eve"], **options)
+    release(path, ["eve"], **options)
+    # Died between the commit and the head: an older head is in the chain as well.
+    release(path, ["fay"], draw=draw)
+    release(path, ["gus"], **options)
+    assert ledger_head.read(head_file) == read(path)[-1].head
+    head_file.write_text("nonsense")
+    with pytest.raises(UserError, match=f"{head_file}, which attests .* something else"):
+        release(path, ["eve"], **options)
 
 
 @pytest.mark.parametrize(
@@ -588,7 +669,7 @@ def test_processes_that_race_share_codes_and_the_budget(path):
     assert result["statuses"] == [0] * 4
     assert result["shared"] == 12  # (subject, number, code): the same for all four
     assert len(result["own"]) == len(set(result["own"])) == 12  # one process got each last place
-    assert result["entries"] == 1 + 12 + 12
+    assert result["entries"] == 1 + 1 + 12 + 12  # the ledger's name, the limit, and releases
 
 
 def test_killing_processes_at_any_moment_loses_no_release_in_hand(path):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from identitydp_jax.checks import UserError
-from identitydp_jax.privacy import keys, ledger, ledger_commands
-from identitydp_jax.privacy.accounting import PureLoss
+from identitydp_jax.privacy import keys, ledger, ledger_commands, ledger_head
+from identitydp_jax.privacy.accounting import Budget, PureLoss
 from identitydp_jax.privacy.ledger import Charge, Ledger
 
 
@@ -89,12 +89,13 @@ def test_budget_adds_up_and_says_who_has_passed_it(path, capsys):
 
 def test_verify_names_the_head_and_checks_receipts_and_seals(path, key_file, capsys):
     head = ledger.read(path)[-1].head
-    assert run("verify", path) == 0
+    assert run("verify", path) == 1  # anybody can write such a chain
     shown = capsys.readouterr()
-    assert shown.out == f"3 releases of 2 subjects, head {head}\n"
+    assert shown.out == f"unverified: 3 releases of 2 subjects, head {head}\n"
     assert "seals were not checked: give --key-file" in shown.err
     assert run("verify", path, "--key-file", key_file, "--head", head) == 0
-    assert capsys.readouterr().err == ""
+    shown = capsys.readouterr()
+    assert shown.err == "" and shown.out == f"3 releases of 2 subjects, head {head}\n"
     assert run("verify", path, "--head", head, "--head", 64 * "0") == 1
     assert f"lacks the entry with the head {64 * '0'}" in capsys.readouterr().err
     with pytest.raises(UserError, match="--head is 'abc'"):
@@ -102,6 +103,26 @@ def test_verify_names_the_head_and_checks_receipts_and_seals(path, key_file, cap
     keys.create(key_file.with_name("other.key"))
     with pytest.raises(UserError, match="belongs to another key"):
         run("verify", path, "--key-file", key_file.with_name("other.key"))
+
+
+def test_limits_that_are_kept_count_and_are_no_releases(path, key_file, capsys):
+    secret = keys.ledger_key(keys.load(key_file))
+    Ledger(path, secret, budget=Budget(epsilon=7.0)).close()
+    assert run("budget", path) == 1
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        "passed",
+        "kept",
+    ]
+    assert run("budget", path, "--budget-epsilon", 9) == 0
+    assert run("show", path) == 0
+    assert run("verify", path, "--key-file", key_file) == 0
+    assert "3 releases of 2 subjects" in capsys.readouterr().out
+
+
+def test_verify_looks_at_the_head_beside_the_key(path, key_file, capsys):
+    ledger_head.write(ledger_head.path_beside(key_file, path), 64 * "0")
+    assert run("verify", path, "--key-file", key_file) == 1
+    assert f"lacks the entry with the head {64 * '0'}" in capsys.readouterr().err
 
 
 def test_verify_exits_1_if_the_ledger_is_damaged(path, capsys):

@@ -109,10 +109,11 @@ def test_policy_tells_apart_all_that_matters_and_nothing_else():
         for c in ("certified-l2", "certified-l1:19", "paper")
     ]
     settings += [PrivacySetting(m, e) for m in ("privunit", "gaussian") for e in (6, 7)]
-    texts = {s.policy(m) for s in [*settings, RANDOM] for m in ("a" * 64, "b" * 64)}
-    assert len(texts) == 22
-    assert RANDOM.policy("a") == PrivacySetting("random", 3).policy("a")
-    assert PrivacySetting(epsilon=6).policy("a") == PrivacySetting(epsilon=6.0).policy("a")
+    texts = {s.policy(m, e) for s in [*settings, RANDOM] for m, e in ("aa", "ba", "ab")}
+    assert len(texts) == 33
+    assert RANDOM.policy("a", "b") == PrivacySetting("random", 3).policy("a", "b")
+    whole, half = (PrivacySetting(epsilon=epsilon) for epsilon in (6, 6.0))
+    assert whole.policy("a", "b") == half.policy("a", "b")
 
 
 def test_a_photo_of_the_calibration_set_is_refused():

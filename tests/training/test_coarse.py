@@ -48,6 +48,16 @@ def test_without_coarse_steps_there_is_one_run(runs, tmp_path):
     assert [call[0] for call in runs] == [config] and runs[0][3] is None
 
 
+def test_a_run_that_starts_from_a_model_leaves_out_the_first_stages(runs, tmp_path):
+    config = tiny.training_config("coarse_steps=4")
+    file = tmp_path / "given.safetensors"
+    pretrained.save(
+        file, states.network_config(config), states.create(config).variables, encoder="w600k_mbf"
+    )
+    coarse.train_in_stages(config, tmp_path, start_from=file)
+    assert [(call[0], call[3]) for call in runs] == [(config, file)]
+
+
 def test_a_network_without_a_coarse_face_has_no_coarse_steps():
     with pytest.raises(UserError, match="coarse_steps is 4, but the network draws no coarse face"):
         check(tiny.training_config("coarse_steps=4", "network.coarse=64"))

@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from identitydp_jax.checks import UserError
-from identitydp_jax.models import pretrained
+from identitydp_jax.models import declared, pretrained
 from identitydp_jax.training import coarse, commands, processes
 from identitydp_jax.training import state as states
 
@@ -21,7 +21,7 @@ def trained(monkeypatch):
     """Let `train` return a fresh tiny state at once; the list holds what it was called with."""
     calls = []
 
-    def train(config, workdir, *, profile):
+    def train(config, workdir, *, profile, start_from):
         calls.append((config, workdir, profile))
         return states.create(config)
 
@@ -48,7 +48,7 @@ def test_train_with_overrides_and_export(trained, tmp_path):
     assert model.config == states.network_config(config)
     assert model.encoder == config.encoder
     assert "identitydp train the rest" in (tmp_path / "model.md").read_text()
-    expected = states.create(config).variables
+    expected = {**states.create(config).variables, "declared": declared.load(config.encoder)}
     assert jax.tree.map(lambda x: x.shape, model.variables) == jax.tree.map(
         lambda x: x.shape, expected
     )

@@ -27,6 +27,17 @@ def run(*words, action="synthetic"):
     return data_commands.run(parser.parse_args(["data", action, *map(str, words)]))
 
 
+def test_heads_are_fitted_to_the_encoder_that_is_named(tmp_path, capsys, monkeypatch):
+    from identitydp_jax.training import declared_heads
+
+    written = []
+    monkeypatch.setattr(declared_heads, "write", lambda *names: written.append(names))
+    assert run("--output", tmp_path / "a", action="heads") == 0
+    assert run("--encoder", "sface", "--output", tmp_path / "b", action="heads") == 0
+    assert written == [("w600k_mbf", f"{tmp_path / 'a'}"), ("sface", f"{tmp_path / 'b'}")]
+    assert capsys.readouterr().out.splitlines()[1].endswith("b: heads for sface")
+
+
 def test_writes_a_folder_and_goes_on(tmp_path, capsys):
     words = ("--resolution", 64, "--output", tmp_path, "--seed", 5)
     assert run("--count", 2, *words) == 0

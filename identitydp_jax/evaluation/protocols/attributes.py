@@ -1,17 +1,20 @@
 """Attributes-only attack: what the untouched attribute maps tell about who it is.
 
-The guarantee covers the identity embedding given the attribute maps, so this is the part of a face
-that it leaves open.
+The guarantee covers the identity embedding given the attribute maps and the declared attributes, so
+this is the part of a face that it leaves open.
 """
+
+import dataclasses
 
 import numpy as np
 
-from identitydp_jax.anonymize.faces import attributes_of_faces
+from identitydp_jax.anonymize.faces import attributes_of_faces, declared_attributes
 from identitydp_jax.anonymize.methods import IdentityDP, fit
 from identitydp_jax.checks import UserError
 from identitydp_jax.evaluation import people
 from identitydp_jax.evaluation.bench import Bench
 from identitydp_jax.evaluation.report import Report
+from identitydp_jax.models.declared import preserved
 from identitydp_jax.privacy.setting import PrivacySetting
 
 VERIFIERS = ("edgeface",)
@@ -28,6 +31,8 @@ _NOTES = (
     " (shrunk by {shrinkage}), both learned from {learned} other people.",
     "`random identity`: {verifiers} on faces drawn from the attribute maps and an identity that"
     " never saw the input.",
+    "`declared attributes`: the preserved ones alone, as yes or no; `nothing preserved`: the random"
+    " identity without them.",
     "TAR: true accept rate at a false accept rate of 1e-3.",
 )
 
@@ -46,7 +51,8 @@ def run(bench: Bench) -> Report:
     learned, tested = people.split_people(bench.people, several)
     gallery, probes = people.split_photos(bench.people, tested)
     names = bench.people[probes], bench.people[gallery]
-    maps = attributes_of_faces(method.model, fit(bench.faces.faces, method.resolution))
+    faces = fit(bench.faces.faces, method.resolution)
+    maps = attributes_of_faces(method.model, faces)
     maps = (maps - maps[learned].mean(0)) / (maps[learned].std(0) + 1e-6)
     metric = learn_metric(maps[learned], bench.people[learned])
     rows = {
@@ -55,22 +61,28 @@ def run(bench: Bench) -> Report:
             metric(maps[probes]), metric(maps[gallery]), *names
         ),
     }
+    if method.preserve:
+        answers = declared_attributes(method.model, faces)[:, preserved(method.preserve)]
+        rows["declared attributes"] = people.recognition(answers[probes], answers[gallery], *names)
     setting = PrivacySetting("random", dimension=method.model.dimension)
-    drawn = bench.candidate(IdentityDP(method.model, setting))
+    random = dataclasses.replace(method, setting=setting)
+    drawn = {"random identity": bench.candidate(random)}
+    if method.preserve:
+        bare = bench.candidate(dataclasses.replace(random, preserve=()))
+        drawn["random identity, nothing preserved"] = bare
     for verifier in verifiers:
         before = bench.measure(bench.original, [verifier])[verifier.name]
-        after = bench.measure(drawn, [verifier])[verifier.name]
-        rows |= {
-            f"random identity, {verifier.name}": people.recognition(
+        for name, candidate in drawn.items():
+            after = bench.measure(candidate, [verifier])[verifier.name]
+            rows[f"{name}, {verifier.name}"] = people.recognition(
                 after[probes], before[gallery], *names
-            ),
-            f"random identity, {verifier.name}, same photo": people.recognition(
+            )
+            rows[f"{name}, {verifier.name}, same photo"] = people.recognition(
                 after[probes], before[probes], probes.astype(str), probes.astype(str)
-            ),
-            f"original, {verifier.name}": people.recognition(
-                before[probes], before[gallery], *names
-            ),
-        }
+            )
+        rows[f"original, {verifier.name}"] = people.recognition(
+            before[probes], before[gallery], *names
+        )
     rows["chance"] = people.chance(*names)
     rows["chance, same photo"] = people.chance(probes, probes)
     facts = {

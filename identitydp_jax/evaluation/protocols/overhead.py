@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from identitydp_jax.anonymize import compositing
-from identitydp_jax.anonymize.faces import anonymize_faces, embed_faces, release_faces
+from identitydp_jax.anonymize.faces import embed_faces, release_faces
 from identitydp_jax.anonymize.methods import IdentityDP, fit
 from identitydp_jax.data import alignment
 from identitydp_jax.data.detection import Detector
@@ -73,9 +73,7 @@ def _stages_of_network(method: IdentityDP, faces, seed: int) -> dict[str, dict[s
         "embed and release": lambda part: release_faces(
             model, part, keys=keys(part), setting=setting
         ),
-        "the whole network": lambda part: anonymize_faces(
-            model, part, keys=keys(part), setting=setting
-        ),
+        "the whole network": lambda part: method.draw(part, keys=keys(part)),
     }
     return {f"{method.name}: {name}": _row(stage, small) for name, stage in stages.items()}
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from identitydp_jax.anonymize.faces import embed_faces, release_faces, target_identities
+from identitydp_jax.anonymize.faces import embed_faces, target_identities
 from identitydp_jax.anonymize.methods import IdentityDP, fit
 from identitydp_jax.checks import UserError
 from identitydp_jax.evaluation import candidates
@@ -54,7 +54,7 @@ def run(bench: Bench) -> Report:
     rows, sheet = {}, {candidates.ORIGINAL: bench.faces.faces[examples]}
     for epsilon in EPSILONS:
         setting = dataclasses.replace(method.setting, epsilon=epsilon)
-        here = IdentityDP(method.model, setting)
+        here = dataclasses.replace(method, setting=setting)
         measured = [_measure(bench, here, wanted, release) for release in range(releases)]
         row = {"expected": Figure(setting.expected_cosine, 1)}
         distances = {
@@ -101,9 +101,11 @@ def _measure(bench: Bench, method: IdentityDP, wanted, release: int) -> dict[str
 
         keys = candidates.release_keys(method, faces, bench.seed, release)
         r = embed_faces(method.model, small(faces))
-        codes = release_faces(method.model, small(faces), keys=keys, setting=method.setting)
+        codes = method.release(small(faces), keys=keys)
         noised = np.asarray(decode(codes))
-        asked = target_identities(method.model, codes, setting=method.setting)
+        asked = target_identities(
+            method.model, small(faces), codes, setting=method.setting, preserve=method.preserve
+        )
         seen = embed_faces(method.model, small(drawn))
         pairs = ((r, noised), (r, asked), (asked, seen), (noised, seen), (r, seen))
         return np.stack([(a * b).sum(axis=1) for a, b in pairs], axis=1)
