@@ -120,7 +120,7 @@ def soften(faces, amount):
 
 
 def make_step(config, encode, mesh, *, frozen: bool):
-    """Build the step `(state, encoder_params, faces, key) -> (state, metrics)`.
+    """Build the step `(state, encoder_params, pictures, key) -> (state, metrics)`.
 
     Args:
       config: a training configuration (see `configs/`).
@@ -128,8 +128,9 @@ def make_step(config, encode, mesh, *, frozen: bool):
       mesh: from `sharding.make_mesh`; the state lies on it as `sharding.state_shardings` says.
       frozen: normalise by the statistics in the state, as in use, rather than by the batch's own.
 
-    The step takes the global batch, uint8 faces (N, R, R, 3), and a typed key, and returns float32
-    scalar metrics. Jit it with the shardings of the state on both sides, and donate the state.
+    The step takes the global batch, uint8 pictures (N, R, K R, 3), and a typed key, and returns
+    float32 scalar metrics. Jit it with the shardings of the state on both sides, and donate the
+    state.
     """
     gradients = make_gradients(config, encode, mesh, frozen=frozen)
     transform = optimizer(config)
@@ -158,7 +159,7 @@ def make_step(config, encode, mesh, *, frozen: bool):
 
 
 def make_gradients(config, encode, mesh, *, frozen: bool):
-    """Build `(state, encoder_params, faces, key) -> (gradients, batch_stats, metrics)`.
+    """Build `(state, encoder_params, pictures, key) -> (gradients, batch_stats, metrics)`.
 
     It takes what the step takes. `gradients` are those of the network and of the discriminator,
     float32 like their parameters. The networks compute in `config.compute`, all else in float32.
