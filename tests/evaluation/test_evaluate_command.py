@@ -165,6 +165,7 @@ def test_a_missing_result_of_another_tool_is_named(people, tmp_path, capsys):
         (["--epsilon", "3"], "--epsilon"),
         (["--calibration", "certified-l2"], "--calibration"),
         (["--model", "default"], "--model"),
+        (["--preserve", "none"], "--preserve"),
     ],
 )
 def test_options_that_say_nothing_to_the_methods_are_refused(
@@ -184,7 +185,9 @@ def test_options_that_say_nothing_to_the_methods_are_refused(
     ],
 )
 def test_a_report_names_the_encoder_that_the_model_has(digest, name):
-    model = types.SimpleNamespace(name="m", sha256="1" * 64, encoder_sha256=digest, dimension=128)
+    model = types.SimpleNamespace(
+        name="m", sha256="1" * 64, encoder_sha256=digest, dimension=128, attributes=()
+    )
     methods = (IdentityDP(model, PrivacySetting(dimension=128)), Baseline("mask"))
     assert commands._weights(types.SimpleNamespace(methods=methods)) == {
         "scrfd_500m": WEIGHTS["scrfd_500m"].sha256,
@@ -209,6 +212,6 @@ def test_real_verifiers_on_the_demo_faces(tmp_path, monkeypatch):
     rows = report(tmp_path)["rows"]
     assert rows["original"]["FDR HOG"]["value"] == rows["original"]["FDR SCRFD"]["value"] == 1
     assert rows["noise:9"]["PSR dlib at 0.6"]["value"] == 0
-    assert rows["mask"]["PSR dlib at 0.6"]["value"] == 1
+    assert rows["mask"]["PSR dlib at 0.6"]["value"] > 0.5  # hair and ears are left to compare
     assert rows["mask"]["FDR HOG"]["value"] == 0
     assert set(report(tmp_path)["weights"]) == {"scrfd_500m", "dlib_resnet", "dlib_points5"}
