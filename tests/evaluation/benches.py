@@ -85,7 +85,7 @@ def bench(folder, methods=(), pictures=None, verifiers=(COLOURS,), **options) ->
 class Scrambled:
     """A way to anonymize that always turns the picture's colours in the same way."""
 
-    name, resolution, policy = "scrambled", 256, "scrambled"
+    name, resolution, policy, recipe = "scrambled", 256, "scrambled", "scrambled"
 
     def draw(self, faces, *, keys):
         return (255 - faces)[..., ::-1].copy()
@@ -94,7 +94,7 @@ class Scrambled:
 class Blind:
     """Pictures that the key alone decides."""
 
-    name, resolution, policy = "blind", 256, "blind"
+    name, resolution, policy, recipe = "blind", 256, "blind", "blind"
 
     def draw(self, faces, *, keys):
         import jax
@@ -106,7 +106,7 @@ class Blind:
 class Untouched:
     """No anonymization at all."""
 
-    name, resolution, policy = "untouched", 256, "untouched"
+    name, resolution, policy, recipe = "untouched", 256, "untouched", "untouched"
 
     def draw(self, faces, *, keys):
         return faces

@@ -71,7 +71,7 @@ def test_a_file_of_heads_is_read_as_it_was_fitted(shown, tmp_path, monkeypatch):
     alone = [0, 1, 3, 5, 6]
     np.testing.assert_array_equal(np.asarray(exclusive)[:, alone], answers[:, alone])
     with pytest.raises(UserError, match="cannot be written"):
-        declared_heads.write("mine", tmp_path / "no" / "file", numbers=range(400))
+        declared_heads.write("mine", tmp_path / "mine.safetensors" / "file", numbers=range(400))
 
 
 @pytest.mark.network
