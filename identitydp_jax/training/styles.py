@@ -20,7 +20,7 @@ from identitydp_jax.models import cut_source
 from identitydp_jax.models.aeinet import AEINet
 from identitydp_jax.models.identity_crop import identity_crop
 from identitydp_jax.models.pixels import to_float
-from identitydp_jax.models.prior import IdentityStyle
+from identitydp_jax.models.prior import IdentityStyle, hold
 from identitydp_jax.training import state as states
 from identitydp_jax.training.checkpoint import Checkpoints
 from identitydp_jax.training.recorder import Recorder
@@ -130,12 +130,13 @@ def _make_step(config):
         faces = recolour(split_twins(pictures), key=colour_key)
         shown = faces[rows, jax.random.randint(face_key, count, 0, 2)]
         asked = jax.random.randint(identity_key, count, 0, 2)
+        params = {**params, "generator": hold(params["generator"])}
         variables = {"params": params, "batch_stats": {}}
         _, sown = net.apply(variables, shown, embeddings[rows, asked], mutable=["penalties"])
         (codes,) = sown["penalties"]["generator"]["codes"]
         generator = params["generator"]
-        deviation = jax.lax.stop_gradient(generator["style_deviation"])
-        mean = jax.lax.stop_gradient(generator["style_mean"])
+        deviation = generator["style_deviation"]
+        mean = generator["style_mean"]
         error = jnp.mean(((codes - styles[rows, asked]) / deviation) ** 2, axis=(0, 2))
         many = many.reshape(-1, many.shape[-1])
         noise = jax.random.normal(noise_key, many.shape) * (_SPREAD * many.shape[-1] ** -0.5)
