@@ -335,6 +335,13 @@ _MODELS = (
         licence="non-commercial research only (its identity encoder's)",
         source="128 px, for CPUs; trained on faces of nobody",
     ),
+    ModelFile(
+        name="prior128",
+        sha256="fb70ed67630d995012d3aaf6fef1273998426f16bedd612fad13842615207c33",
+        size=42188842,
+        licence="non-commercial research only (its identity encoder's); see NOTICE",
+        source="256 px, on MobileStyleGAN's layers; trained on faces of nobody; in training",
+    ),
 )
 
 MODELS: dict[str, ModelFile] = {file.name: file for file in _MODELS}
