@@ -118,8 +118,9 @@ def test_every_check_has_a_statement():
 
 
 def test_a_report_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
     with pytest.raises(UserError, match="name another file with --output"):
-        audit_report.write(tmp_path / "none" / "report.md", "")
+        audit_report.write(tmp_path / "file" / "report.md", "")
 
 
 def test_only_the_audit_can_reach_the_float_example():

@@ -6,8 +6,9 @@ import logging
 import os
 import pathlib
 import pickle
-import resource
 import struct
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -135,15 +136,16 @@ def test_folders_made_for_a_key_are_closed_to_others_whatever_the_umask(tmp_path
 
 
 def test_no_core_is_dumped_of_a_process_that_holds_a_key(key_file):
-    child = os.fork()
-    if not child:
-        _, most = resource.getrlimit(resource.RLIMIT_CORE)
-        resource.setrlimit(resource.RLIMIT_CORE, (most, most))
-        os.chdir(key_file.parent)
-        keys.load(key_file)
-        few, same = resource.getrlimit(resource.RLIMIT_CORE)
-        os._exit(0 if few in (0, 1) and same == most else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    program = """
+import resource, sys
+from identitydp_jax.privacy import keys
+_, most = resource.getrlimit(resource.RLIMIT_CORE)
+resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+keys.load(sys.argv[1])
+few, same = resource.getrlimit(resource.RLIMIT_CORE)
+sys.exit(0 if few in (0, 1) and same == most else 1)
+"""
+    assert subprocess.run([sys.executable, "-c", program, str(key_file)]).returncode == 0
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601, 0o700, 0o666])

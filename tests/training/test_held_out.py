@@ -118,7 +118,7 @@ def test_nothing_of_the_original_is_left_at_a_low_budget_and_most_at_a_high_one(
     from identitydp_jax.training.held_out import _targets
 
     own, theirs = _embed(tiny.faces(64)), _embed(tiny.faces(64, seed=1))
-    targets = np.asarray(_targets(own, theirs, zeros(512)))
+    targets = np.asarray(_targets(own, theirs, zeros(512), False))
     by_target = dict(zip(TARGETS, (targets * own).sum(-1).mean(-1), strict=True))
     np.testing.assert_array_equal(targets[TARGETS.index("twin")], theirs)
     np.testing.assert_array_equal(targets[TARGETS.index("other")], np.roll(own, 1, axis=0))
@@ -132,7 +132,9 @@ def test_noised_and_random_identities_are_brought_to_the_population():
 
     own = _embed(tiny.faces(64))
     population = measure(own)
-    plain, moved = (np.asarray(_targets(own, own, where)) for where in (zeros(512), population))
+    plain, moved = (
+        np.asarray(_targets(own, own, where, False)) for where in (zeros(512), population)
+    )
     np.testing.assert_array_equal(plain[:3], moved[:3])
     mean = own.mean(0) / np.linalg.norm(own.mean(0))
     for target, before, after in list(zip(TARGETS, plain @ mean, moved @ mean, strict=True))[3:]:
