@@ -64,6 +64,15 @@ def optimizer(config) -> optax.GradientTransformation:
     )
 
 
+def averaged(config, state: TrainState, params, batch_stats):
+    """Return the moving average of a state, moved on to new parameters and statistics."""
+    # The average starts short, so that it follows the first steps.
+    count = state.step.astype(jnp.float32)
+    decay = jnp.minimum(config.average_decay, (1.0 + count) / (10.0 + count))
+    new = {"params": params, "batch_stats": batch_stats}
+    return optax.incremental_update(new, state.average, 1.0 - decay)
+
+
 def shapes(config) -> TrainState:
     """Return shapes and dtypes of a state, as `jax.ShapeDtypeStruct`."""
     return jax.eval_shape(functools.partial(_assembled, config), *_network_shapes(config))

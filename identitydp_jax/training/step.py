@@ -21,6 +21,7 @@ from identitydp_jax.training.accumulation import over_parts
 from identitydp_jax.training.noise import add_laplace, draw_identities
 from identitydp_jax.training.state import (
     TrainState,
+    averaged,
     discriminator_network,
     network_config,
     optimizer,
@@ -143,12 +144,7 @@ def make_step(config, encode, mesh, *, frozen: bool):
             judge_grads, state.discriminator_optimizer, state.discriminator
         )
         discriminator = optax.apply_updates(state.discriminator, updates)
-        # The average starts short, so that it follows the first steps.
-        count = state.step.astype(jnp.float32)
-        decay = jnp.minimum(config.average_decay, (1.0 + count) / (10.0 + count))
-        average = optax.incremental_update(
-            {"params": params, "batch_stats": batch_stats}, state.average, 1.0 - decay
-        )
+        average = averaged(config, state, params, batch_stats)
         state = TrainState(
             state.step + 1, params, batch_stats, average, state.population, discriminator, moments,
             judge_moments,

@@ -72,11 +72,14 @@ def train_styles(config, workdir, faces, *, encode, encoder_params):
                     styles[pairs], jax.random.fold_in(root, i),
                 )  # fmt: skip
                 done = i + 1
-                if done % config.log_every == 0:
+                logs = done % config.log_every == 0
+                saves = done % config.checkpoint_every == 0 or done == config.styles_steps
+                if logs or saves:
                     values = {name: float(value) for name, value in metrics.items()}
+                if logs:
                     recorder.scalars("metrics", done, values)
                     print(f"styles {done}/{config.styles_steps} {values}", flush=True)
-                if done % config.checkpoint_every == 0 or done == config.styles_steps:
+                if saves:
                     checkpoints.save(done, state, {"next_index": done}, {"loss": values["total"]})
     return state
 
@@ -153,11 +156,7 @@ def _make_step(config):
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, *batch)
         updates, moments = transform.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        count = state.step.astype(jnp.float32)
-        decay = jnp.minimum(config.average_decay, (1.0 + count) / (10.0 + count))
-        average = optax.incremental_update(
-            {"params": params, "batch_stats": state.batch_stats}, state.average, 1.0 - decay
-        )
+        average = states.averaged(config, state, params, state.batch_stats)
         state = state.replace(
             step=state.step + 1, params=params, average=average, optimizer=moments
         )
